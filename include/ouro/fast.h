@@ -1,0 +1,76 @@
+/*
+ * ouro/fast.h - the inline fast paths. Included by <ouro/object.h>.
+ *
+ * One compare decides whether the object is mine and its count has room.  `tag` is `my id << 16 | 1`; the
+ * difference to `owned` is small only if the ids are equal.  For decref the candidate bit, which has to be
+ * set, is rotated to the top, so that one compare sees id, bit and "count of at least 2" together.
+ * What these functions write is an object's `owned` word, and only when it carries this thread's id.
+ */
+#ifndef OURO_OBJECT_H
+#include <ouro/object.h> /* which includes the one of the two that is wanted */
+#elif !defined(OURO_FAST_PATHS)
+#define OURO_FAST_PATHS
+
+#include <ouro/base.h>
+
+/* The state of a thread that the fast paths need. */
+struct ouro_self {
+    uint32_t tag;         /* [owner] id << 16 | 1; the id is OURO_ID_NOBODY unless attached */
+    const uint32_t *word; /* [owner] the word of this thread's seat */
+};
+
+OURO_BEGIN_DECLS
+
+OURO_API extern __thread struct ouro_self ouro_self __attribute__((tls_model("initial-exec")));
+
+OURO_API void ouro_incref_slow(ouro_object *o) OURO_COLD;
+OURO_API void ouro_decref_slow(ouro_object *o) __attribute__((noinline));
+OURO_API void ouro_safepoint_slow(void) OURO_COLD;
+
+/*
+ * Adds a reference to an object that the caller can reach by one, and returns the object.
+ * Attached; never a safepoint, can't fail.
+ */
+OURO_API inline ouro_object *ouro_incref(ouro_object *o)
+{
+    uint32_t w = __atomic_load_n(&o->ouro.owned, __ATOMIC_RELAXED);
+
+    if (OURO_LIKELY((w ^ ouro_self.tag) < 0xFFFEu))
+        __atomic_store_n(&o->ouro.owned, w + OURO_OWNED_ONE, __ATOMIC_RELAXED);
+    else if (w < OURO_ID_IMMORTAL << 16)
+        ouro_incref_slow(o);
+    return o;
+}
+
+/*
+ * Gives up one of the caller's references. The last one destroys the object at once: what it refers to is
+ * dropped, its type's `destroy` runs, its memory is free; so it goes for what dies with it. Only `destroy` runs.
+ * Attached; never a safepoint, can't fail.
+ */
+OURO_API inline void ouro_decref(ouro_object *o)
+{
+    uint32_t w = __atomic_load_n(&o->ouro.owned, __ATOMIC_RELAXED);
+    uint32_t x = w ^ ouro_self.tag;
+
+    if (OURO_LIKELY((x >> 1 | x << 31) - 2u < 0x7FFEu))
+        __atomic_store_n(&o->ouro.owned, w - OURO_OWNED_ONE, __ATOMIC_RELAXED);
+    else if (w < OURO_ID_IMMORTAL << 16)
+        ouro_decref_slow(o);
+}
+
+/*
+ * A point at which the thread holds nothing borrowed. If nobody wants anything it is a load and a branch.
+ * Else the thread parks until a stopped world goes on, takes in what others left for it, goes on with a
+ * long destruction, or runs a collection that is due; that runs `destroy` and the collector's callbacks.
+ * Call it in every loop that runs long. Attached; a safepoint.
+ */
+OURO_API inline void ouro_safepoint(void)
+{
+    /* Relaxed: what is behind a bit is read after a read-modify-write of the same word in the slow path. */
+    if (OURO_UNLIKELY(__atomic_load_n(ouro_self.word, __ATOMIC_RELAXED) != 1u))
+        ouro_safepoint_slow();
+}
+
+OURO_END_DECLS
+
+#endif
