@@ -13,19 +13,7 @@
 
 #include <ouro/base.h>
 
-/* The state of a thread that the fast paths need. */
-struct ouro_self {
-    uint32_t tag;         /* [owner] id << 16 | 1; the id is OURO_ID_NOBODY unless attached */
-    const uint32_t *word; /* [owner] the word of this thread's seat */
-};
-
 OURO_BEGIN_DECLS
-
-OURO_API extern __thread struct ouro_self ouro_self __attribute__((tls_model("initial-exec")));
-
-OURO_API void ouro_incref_slow(ouro_object *o) OURO_COLD;
-OURO_API void ouro_decref_slow(ouro_object *o) __attribute__((noinline));
-OURO_API void ouro_safepoint_slow(void) OURO_COLD;
 
 /*
  * Adds a reference to an object that the caller can reach by one, and returns the object.

@@ -12,11 +12,6 @@
 
 OURO_BEGIN_DECLS
 
-/* The checks behind the three functions below; each ends the program with a sentence if it fails. */
-OURO_API ouro_object *ouro_incref_checked(ouro_object *o);
-OURO_API void ouro_decref_checked(ouro_object *o);
-OURO_API void ouro_safepoint_checked(void);
-
 static inline ouro_object *ouro_incref(ouro_object *o)
 {
     return ouro_incref_checked(o);

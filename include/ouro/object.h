@@ -79,12 +79,36 @@ typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 /* What ouro_refcount() says of an immortal object. */
 #define OURO_COUNT_IMMORTAL UINT32_MAX
 
+/* The state of a thread that the fast paths need. */
+struct ouro_self {
+    uint32_t tag;         /* [owner] id << 16 | 1; the id is OURO_ID_NOBODY unless attached */
+    const uint32_t *word; /* [owner] the word of this thread's seat */
+};
+
+OURO_BEGIN_DECLS
+
+OURO_API extern __thread struct ouro_self ouro_self __attribute__((tls_model("initial-exec")));
+
+/* What the inline functions call when their one compare fails. */
+OURO_API void ouro_incref_slow(ouro_object *o) OURO_COLD;
+OURO_API void ouro_decref_slow(ouro_object *o) __attribute__((noinline));
+OURO_API void ouro_safepoint_slow(void) OURO_COLD;
+
+/* The three everyday functions as a check build has them: each looks at its argument and at the thread, and ends the
+ * program with a sentence if something is wrong. */
+OURO_API ouro_object *ouro_incref_checked(ouro_object *o);
+OURO_API void ouro_decref_checked(ouro_object *o);
+OURO_API void ouro_safepoint_checked(void);
+
+OURO_END_DECLS
+
 /* incref, decref and safepoint: */
 #if defined(OURO_CHECK) && OURO_CHECK
 #include <ouro/fast_check.h>
 #else
 #include <ouro/fast.h>
 #endif
+
 OURO_BEGIN_DECLS
 
 /*

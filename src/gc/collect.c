@@ -1,0 +1,275 @@
+/*
+ * gc/collect.c - a collection from beginning to end, callbacks, figures.
+ *
+ * One thread collects at a time.  It holds the claim from before the first callback until after the last: a
+ * word, not a mutex, since user code runs meanwhile (`destroy`, callbacks), and so the rule for users is not to
+ * ask for a collection while holding a lock that these take.  Whoever waits for the claim waits detached.
+ */
+#include "gc/collect.h"
+
+#include "base/os.h"
+#include "gc/dissolve.h"
+#include "gc/schedule.h"
+#include "gc/trial.h"
+#include "heap/heap.h"
+#include "thread/grace.h"
+#include "thread/world.h"
+
+#include <ouro/gc.h>
+#include <ouro/memory.h>
+#include <ouro/thread.h>
+
+#include <string.h>
+
+enum {
+    CALLBACKS_MAX = 32,
+    KEEP_EMPTY_PAGES = 64,      /* of a seat, at a collection; and an eighth of what it uses */
+    KEEP_EMPTY_BYTES = 8 << 20, /* free, of all */
+};
+
+enum { CLAIM_FREE, CLAIM_TAKEN, CLAIM_AWAITED };
+
+struct callback {
+    ouro_gc_callback function;
+    void *argument;
+};
+
+static uint32_t claim; /* [atomic] [K1] */
+static mutex gc_lock = MUTEX_INIT;
+static struct callback callbacks[CALLBACKS_MAX]; /* [lock: gc] */
+static size_t callback_count;                    /* [lock: gc] */
+static ouro_gc_stats totals;                     /* [lock: gc] */
+
+/* --- the claim --------------------------------------------------------------------------------------- */
+
+static bool claim_try(void)
+{
+    uint32_t state = CLAIM_FREE;
+
+    /* [K1] acquire: all that the last collector did; claim_release() */
+    return cas_acq_rel(&claim, &state, (uint32_t)CLAIM_TAKEN);
+}
+
+static void claim_wait(struct seat *self)
+{
+    if (claim_try())
+        return;
+    seat_detach(self);
+    /* [K1] acquire, as above. Who comes from waiting leaves AWAITED behind: others may be waiting, too. */
+    while (exchange_acq_rel(&claim, (uint32_t)CLAIM_AWAITED) != CLAIM_FREE)
+        os_futex_wait(&claim, CLAIM_AWAITED, 0);
+    seat_attach(self);
+}
+
+static void claim_release(void)
+{
+    /* [K1] release: all that this collection did; claim_try(), claim_wait() */
+    if (exchange_acq_rel(&claim, (uint32_t)CLAIM_FREE) == CLAIM_AWAITED)
+        os_futex_wake(&claim, 1);
+}
+
+/* --- callbacks --------------------------------------------------------------------------------------- */
+
+static void call_back(const ouro_gc_info *info)
+{
+    struct callback copy[CALLBACKS_MAX];
+    size_t count;
+
+    mutex_lock(&gc_lock);
+    count = callback_count;
+    memcpy(copy, callbacks, count * sizeof *copy);
+    mutex_unlock(&gc_lock);
+    for (size_t i = 0; i < count; i++)
+        copy[i].function(info, copy[i].argument);
+}
+
+static size_t find_callback_locked(ouro_gc_callback function, void *argument)
+{
+    size_t i = 0;
+
+    while (i < callback_count &&
+           (callbacks[i].function != function || callbacks[i].argument != argument))
+        i++;
+    return i;
+}
+
+ouro_status ouro_gc_add_callback(ouro_gc_callback callback, void *argument)
+{
+    ouro_status status = OURO_OK;
+
+    if (!callback)
+        return OURO_INVALID;
+    mutex_lock(&gc_lock);
+    if (find_callback_locked(callback, argument) < callback_count)
+        status = OURO_BUSY;
+    else if (callback_count == CALLBACKS_MAX)
+        status = OURO_LIMIT;
+    else
+        callbacks[callback_count++] = (struct callback){callback, argument};
+    mutex_unlock(&gc_lock);
+    return status;
+}
+
+ouro_status ouro_gc_remove_callback(ouro_gc_callback callback, void *argument)
+{
+    ouro_status status = OURO_ABSENT;
+
+    mutex_lock(&gc_lock);
+    size_t i = find_callback_locked(callback, argument);
+    if (i < callback_count) {
+        callback_count--;
+        memmove(&callbacks[i], &callbacks[i + 1], (callback_count - i) * sizeof *callbacks);
+        status = OURO_OK;
+    }
+    mutex_unlock(&gc_lock);
+    return status;
+}
+
+/* --- memory that has become empty ---------------------------------------------------------------------- */
+
+static uint32_t keep_pages(const struct heap *heap)
+{
+    return KEEP_EMPTY_PAGES + heap->pages / 8;
+}
+
+/* In the stop, where all heaps may be read: whose empty pages are worth a visit afterwards. */
+static void note_sheds(void)
+{
+    for (uint32_t id = seat_count(); id > 0; id--) {
+        struct seat *seat = seat_by_id(id);
+        struct heap *heap = heap_of(seat);
+
+        heap->shed_wanted =
+            heap->empties > keep_pages(heap) || load_relaxed(&seat->returned) != NULL;
+    }
+}
+
+/* Seats with a thread that runs look after themselves. */
+static void shed(struct seat *self)
+{
+    for (uint32_t id = seat_count(); id > 0; id--) {
+        struct seat *seat = seat_by_id(id);
+
+        if (!heap_of(seat)->shed_wanted)
+            continue;
+        if (seat == self) {
+            heap_shed(self, self, keep_pages(heap_of(self)), false);
+        } else if (seat_hold_try(seat, self)) {
+            heap_shed(seat, self, keep_pages(heap_of(seat)), false);
+            seat_release(seat, self);
+        }
+        seat_poll(self);
+    }
+    area_ripen(self);
+    area_trim(KEEP_EMPTY_BYTES);
+}
+
+/* --- the collection ---------------------------------------------------------------------------------- */
+
+static void add_up(const ouro_gc_info *info)
+{
+    mutex_lock(&gc_lock);
+    totals.automatic += info->reason == OURO_GC_AUTOMATIC;
+    totals.collected += info->collected;
+    totals.uncollectable += info->uncollectable;
+    totals.stop_ns_total += info->stop_ns;
+    totals.pause_ns_total += info->pause_ns;
+    totals.total_ns += info->total_ns;
+    if (info->stop_ns > totals.stop_ns_max)
+        totals.stop_ns_max = info->stop_ns;
+    if (info->pause_ns > totals.pause_ns_max)
+        totals.pause_ns_max = info->pause_ns;
+    mutex_unlock(&gc_lock);
+}
+
+static uint64_t next_number(void)
+{
+    mutex_lock(&gc_lock);
+    uint64_t number = ++totals.collections;
+    mutex_unlock(&gc_lock);
+    return number;
+}
+
+/* By who has the claim. */
+static size_t collect(struct seat *self, ouro_gc_reason reason)
+{
+    ouro_gc_info info = {.phase = OURO_GC_START, .reason = reason, .generation = 2};
+    struct trial trial;
+
+    self->collecting = true;
+    info.number = next_number();
+    info.net_new = schedule_net_new();
+    call_back(&info);
+
+    uint64_t start = os_now_ns();
+    info.stop_ns = world_stop(self);
+    uint64_t stopped = os_now_ns();
+    int64_t net_new = (int64_t)schedule_net_new();
+    trial_full(self, &trial);
+    note_sheds();
+    grace_in_stopped_world();
+    world_start(self);
+    info.pause_ns = os_now_ns() - stopped;
+
+    net_new -= (int64_t)dissolve(self, &trial);
+    shed(self);
+    schedule_collected(net_new, trial.survivors);
+
+    info.phase = OURO_GC_STOP;
+    info.candidates = trial.members;
+    info.collected = trial.garbage;
+    info.threshold = schedule_threshold();
+    info.total_ns = os_now_ns() - start;
+    add_up(&info);
+    seat_event(self, EVENT_COLLECT);
+    call_back(&info);
+    self->collecting = false;
+    return trial.garbage;
+}
+
+void collect_automatic(struct seat *self)
+{
+    if (self->collecting || !schedule_is_due() || !claim_try())
+        return;
+    if (schedule_is_due()) /* somebody may just have been through with it */
+        collect(self, OURO_GC_AUTOMATIC);
+    claim_release();
+}
+
+size_t ouro_collect(void)
+{
+    struct seat *self = seat_required("ouro_collect()");
+
+    if (self->collecting || self->in_destroy)
+        return 0;
+    REQUIRE(!self->has_world,
+            "ouro_collect() by the thread \"%s\", which has stopped the world: ouro_world_start() "
+            "first",
+            self->name);
+    claim_wait(self);
+    size_t collected = collect(self, OURO_GC_REQUESTED);
+    claim_release();
+    return collected;
+}
+
+void ouro_gc_get_stats(ouro_gc_stats *stats)
+{
+    mutex_lock(&gc_lock);
+    *stats = totals;
+    mutex_unlock(&gc_lock);
+    stats->late_stops = world_late_stops();
+    stats->threshold = schedule_threshold();
+    stats->net_new = schedule_net_new();
+}
+
+ouro_status ouro_shutdown(void)
+{
+    struct seat *self = seat_required("ouro_shutdown()");
+
+    REQUIRE(!self->collecting && !self->in_destroy, "ouro_shutdown() in a callback of the library");
+    if (!seat_close_registry())
+        return OURO_BUSY;
+    while (ouro_collect() > 0)
+        continue;
+    return OURO_OK;
+}

@@ -1,0 +1,32 @@
+/*
+ * gc/hooks.c - the calls from lower layers to higher ones, all of them.
+ */
+#include "gc/collect.h"
+#include "gc/schedule.h"
+#include "heap/heap.h"
+#include "object/death.h"
+#include "object/merge.h"
+#include "thread/hooks.h"
+
+const struct thread_hooks thread_hooks = {
+    .seat_made = heap_init,
+    .drain = merge_drain,
+    .destroy = death_run,
+    .flush = heap_flush,
+    .collect = collect_automatic,
+};
+
+/* Memory is out, and this is no safepoint: what died elsewhere, and what is on this thread's list, can go. */
+static void starved(struct seat *self)
+{
+    /* [S1] acquire: what was put in before INBOX was set */
+    if (fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_INBOX) & SEAT_INBOX)
+        merge_drain(self, self, false);
+    death_run(self);
+    area_ripen(self);
+}
+
+const struct heap_hooks heap_hooks = {
+    .grew = schedule_grew,
+    .starved = starved,
+};

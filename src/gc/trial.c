@@ -1,0 +1,354 @@
+/*
+ * gc/trial.c - trial deletion over the set of all tracked objects, in a stopped world.
+ *
+ *   count     for each member: its scratch word becomes its reference count, and each reference that it has to
+ *             another member takes one off that one's.  Both in one pass: a scratch word is made when it is first
+ *             needed.  What is left is the number of references from outside the set.
+ *   mark      members with something left are held; what they reach is held, too.
+ *   condemn   the rest is garbage.
+ *
+ * The set is a bitmap for each page, so that a set of another kind (new objects, candidates and what they reach)
+ * needs nothing but another way to set bits and to tell membership from a header.  A scratch word of 0 says "not
+ * in the set, or held already": marking writes 0, so nothing has to be cleaned up.  Counts are unsigned and wrap to
+ * "held": a `visit` function that reports a reference twice keeps garbage alive, it frees nothing that lives.
+ *
+ * Objects of which the count is 0 or less wait for the drain of a hint; they are held.  DEAD ones are somebody
+ * else's; what they refer to has references from outside.
+ *
+ * Every pass asks for the line that it will need some steps before it needs it.  The mark stack is fixed; if it
+ * is full an object is marked without having been looked into, and its page is walked again (`rescan`).
+ * docs/internals/collector.md
+ */
+#include "gc/trial.h"
+
+#include "object/type.h"
+
+enum {
+    RING = 32,          /* how many steps ahead */
+    STACK = 8192,       /* objects on the mark stack: 64 KiB */
+    SCRATCH_MEMBER = 1, /* makes a scratch word of a member differ from 0 */
+    SCRATCH_ONE = 16,
+    EXCLUDED = OURO_FLAG_DEAD | OURO_FLAG_GARBAGE | OURO_FLAG_FROZEN | OURO_FLAG_UNTRACKED,
+};
+#define SCRATCH_HELD (1u << 31)
+
+/* [stopped] one collection at a time */
+static ouro_object *stack[STACK];
+static size_t stack_top;
+static bool rescan_wanted;
+static size_t marked;
+
+static inline bool is_member(const ouro_object *o)
+{
+    return !(o->ouro.flags & EXCLUDED);
+}
+
+static inline uint32_t scratch_of(const ouro_object *o)
+{
+    uint32_t w = load_relaxed(&o->ouro.owned);
+    uint32_t s = load_relaxed(&o->ouro.shared);
+    int32_t count = OURO_SHARED_COUNT(s);
+
+    if (OURO_OWNED_ID(w))
+        count += (int32_t)OURO_OWNED_COUNT(w);
+    if (OURO_UNLIKELY(count <= 0 || (s & OURO_IMMORTAL) || OURO_OWNED_ID(w) == OURO_ID_IMMORTAL))
+        return SCRATCH_HELD | SCRATCH_MEMBER;
+    return (uint32_t)count * SCRATCH_ONE | SCRATCH_MEMBER;
+}
+
+/* --- count ------------------------------------------------------------------------------------------- */
+
+struct count_pass {
+    ouro_visitor visitor;
+    unsigned next;
+    ouro_object *ring[RING];
+};
+
+static inline void subtract(ouro_object *o)
+{
+    ASSERT(o->ouro.type != 0);
+    if (!is_member(o))
+        return;
+    uint32_t scratch = o->ouro.gc;
+
+    if (scratch == 0)
+        scratch = scratch_of(o);
+    o->ouro.gc = scratch - SCRATCH_ONE;
+}
+
+static inline void subtract_later(struct count_pass *pass, ouro_object *o)
+{
+    ouro_object **place = &pass->ring[pass->next++ % RING];
+    ouro_object *old = *place;
+
+    __builtin_prefetch(o, 1);
+    *place = o;
+    if (old)
+        subtract(old);
+}
+
+static void count_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (fields[i])
+            subtract_later((struct count_pass *)visitor, fields[i]);
+    }
+}
+
+static void count_members(struct count_pass *pass, struct page *page, struct trial *trial)
+{
+    uint64_t *condemned = page_condemned(page);
+    uint32_t count = page_object_count(page), step = page_step(page);
+    char *at = page->start;
+
+    for (uint32_t i = 0; i < count; i++, at += step) {
+        ouro_object *o = (ouro_object *)(void *)at;
+
+        if (block_is_free(o) || !is_member(o))
+            continue;
+        condemned[granule_of(o) / 64] |= (uint64_t)1 << granule_of(o) % 64;
+        trial->members++;
+        if (o->ouro.gc == 0)
+            o->ouro.gc = scratch_of(o);
+
+        const struct ouro_type *type = type_of(o);
+        for (size_t f = 0; f < type->field_count; f++) {
+            ouro_object *target = *type_field(o, type->fields[f]);
+
+            if (target)
+                subtract_later(pass, target);
+        }
+        if (OURO_UNLIKELY(type->visit != NULL))
+            type->visit(o, &pass->visitor);
+    }
+}
+
+static void count_all(struct trial *trial)
+{
+    struct count_pass pass = {.visitor = {count_fields}};
+    struct page **link = &trial->pages;
+
+    for (struct area *area = area_first(); area; area = area->next) {
+        for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++) {
+            struct page *page = &area->pages[i];
+            size_t before = trial->members;
+
+            if (page->kind != KIND_TRACKED)
+                continue;
+            count_members(&pass, page, trial);
+            if (trial->members != before) {
+                *link = page;
+                link = &page->condemned_next;
+            }
+        }
+    }
+    *link = NULL;
+    for (size_t i = 0; i < RING; i++) {
+        if (pass.ring[i])
+            subtract(pass.ring[i]);
+    }
+}
+
+/* --- mark -------------------------------------------------------------------------------------------- */
+
+static void mark_overflow(ouro_object *o)
+{
+    if (o->ouro.gc == 0)
+        return;
+    o->ouro.gc = 0;
+    marked++;
+    page_of(o)->rescan = true;
+    rescan_wanted = true;
+}
+
+static inline void mark_later(ouro_object *o)
+{
+    if (OURO_UNLIKELY(stack_top == STACK))
+        mark_overflow(o);
+    else
+        stack[stack_top++] = o;
+}
+
+static void mark_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
+{
+    (void)visitor;
+    for (size_t i = 0; i < count; i++) {
+        if (fields[i])
+            mark_later(fields[i]);
+    }
+}
+
+static inline void mark_targets(ouro_object *o)
+{
+    const struct ouro_type *type = type_of(o);
+
+    for (size_t f = 0; f < type->field_count; f++) {
+        ouro_object *target = *type_field(o, type->fields[f]);
+
+        if (target)
+            mark_later(target);
+    }
+    if (OURO_UNLIKELY(type->visit != NULL)) {
+        ouro_visitor visitor = {mark_fields};
+
+        type->visit(o, &visitor);
+    }
+}
+
+/* Empties the stack through a ring of objects whose lines are on their way. */
+static void mark_reached(void)
+{
+    ouro_object *ring[RING];
+    unsigned first = 0, count = 0;
+
+    for (;;) {
+        while (count < RING && stack_top > 0) {
+            ouro_object *o = stack[--stack_top];
+
+            __builtin_prefetch(o, 1);
+            ring[(first + count++) % RING] = o;
+        }
+        if (count == 0)
+            return;
+        ouro_object *o = ring[first++ % RING];
+
+        count--;
+        if (o->ouro.gc == 0)
+            continue;
+        o->ouro.gc = 0;
+        marked++;
+        mark_targets(o);
+    }
+}
+
+/* The object at a bit of a page's map. */
+static inline ouro_object *object_at(const struct page *page, size_t word, uint64_t bits)
+{
+    return (ouro_object *)(void *)(page->start +
+                                   (word * 64 + (size_t)__builtin_ctzll(bits)) * GRANULE);
+}
+
+static void mark_held(const struct trial *trial)
+{
+    for (struct page *page = trial->pages; page; page = page->condemned_next) {
+        const uint64_t *condemned = page_condemned(page);
+
+        for (size_t word = 0; word < MAP_WORDS; word++) {
+            for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
+                ouro_object *o = object_at(page, word, bits);
+
+                if (o->ouro.gc < SCRATCH_ONE) /* held already, or no reference from outside */
+                    continue;
+                o->ouro.gc = 0;
+                marked++;
+                mark_targets(o);
+                mark_reached();
+            }
+        }
+    }
+}
+
+static void rescan_page(struct seat *self, struct page *page)
+{
+    const uint64_t *condemned = page_condemned(page);
+
+    page->rescan = false;
+    seat_event(self, EVENT_RESCAN);
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
+            ouro_object *o = object_at(page, word, bits);
+
+            if (o->ouro.gc == 0) {
+                mark_targets(o);
+                mark_reached();
+            }
+        }
+    }
+}
+
+static void mark_rest(struct seat *self, const struct trial *trial)
+{
+    while (rescan_wanted) {
+        rescan_wanted = false;
+        for (struct page *page = trial->pages; page; page = page->condemned_next) {
+            if (page->rescan)
+                rescan_page(self, page);
+        }
+    }
+}
+
+/* --- condemn ----------------------------------------------------------------------------------------- */
+
+static void clear_map(uint64_t *map)
+{
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        if (map[word])
+            map[word] = 0;
+    }
+}
+
+/* Leaves the bits of the garbage of a page; returns how much there is. */
+static size_t condemn_page(struct page *page)
+{
+    uint64_t *condemned = page_condemned(page), *hints = page_hints(page);
+    size_t count = 0;
+
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        uint64_t garbage = 0;
+
+        for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
+            ouro_object *o = object_at(page, word, bits);
+
+            if (o->ouro.gc == 0)
+                continue;
+            o->ouro.gc = 0;
+            o->ouro.flags |= OURO_FLAG_GARBAGE;
+            garbage |= bits & -bits;
+            count++;
+        }
+        if (condemned[word] != garbage)
+            condemned[word] = garbage;
+        /* Hints at garbage are without meaning, and nobody is to look at these blocks any more. */
+        if (garbage && (load_relaxed(&hints[word]) & garbage))
+            store_relaxed(&hints[word], load_relaxed(&hints[word]) & ~garbage);
+    }
+    return count;
+}
+
+static void condemn(struct trial *trial)
+{
+    struct page **link = &trial->pages;
+    size_t garbage = 0;
+
+    for (struct page *page = trial->pages; page; page = page->condemned_next) {
+        size_t count = 0;
+
+        if (trial->garbage)
+            count = condemn_page(page);
+        else
+            clear_map(page_condemned(page));
+        if (count) {
+            *link = page;
+            link = &page->condemned_next;
+        }
+        garbage += count;
+    }
+    *link = NULL;
+    ASSERT(garbage == trial->garbage);
+    (void)garbage;
+}
+
+void trial_full(struct seat *self, struct trial *trial)
+{
+    *trial = (struct trial){0};
+    stack_top = 0;
+    rescan_wanted = false;
+    marked = 0;
+    count_all(trial);
+    mark_held(trial);
+    mark_rest(self, trial);
+    ASSERT(marked <= trial->members);
+    trial->survivors = marked;
+    trial->garbage = trial->members - marked;
+    condemn(trial);
+}

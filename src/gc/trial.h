@@ -1,0 +1,22 @@
+/*
+ * gc/trial.h - trial deletion: which objects are held by each other only.
+ */
+#ifndef OURO_GC_TRIAL_H
+#define OURO_GC_TRIAL_H
+
+#include "heap/page.h"
+#include "thread/seat.h"
+
+struct trial {
+    size_t members; /* objects that were examined */
+    size_t garbage; /* those of them that nothing outside holds */
+    size_t survivors;
+    struct page
+        *pages; /* pages with garbage, linked by condemned_next; their condemned bits say which */
+};
+
+/* Examines all tracked objects. In a stopped world. Marks the garbage with OURO_FLAG_GARBAGE. Allocates nothing,
+ * can't fail, runs no user code but `visit`. */
+void trial_full(struct seat *self, struct trial *trial);
+
+#endif

@@ -1,0 +1,356 @@
+/*
+ * heap/area.c - the pages of all areas: taking, retiring, giving back.
+ *
+ * One mutex, taken once for 64 KiB or more.  Pages that have become empty wait in a queue, in the order
+ * of their stamps, until a grace period has passed and no seat has them in a stack any more (then nobody
+ * but us knows them).  A block of more than 16 MiB is an area of its own; when it is free, what is beyond the first 32 MiB is
+ * unmapped and the rest is an area like any other.
+ */
+#include "heap/page.h"
+
+#include "base/fault.h"
+#include "base/os.h"
+#include "thread/grace.h"
+#include "thread/seat.h"
+
+#include <string.h>
+
+enum {
+    RUN_MAX = 256,      /* pages; more is an area of its own */
+    WAITING_BEGIN = 16, /* so many waiting pages are worth a grace period */
+};
+
+mutex heap_lock = MUTEX_INIT;
+static struct area *areas;         /* [lock: heap] W; [H1] */
+static struct area *with_free;     /* [lock: heap] where the last page was found */
+static struct page *waiting_first; /* [lock: heap] queue of retired pages */
+static struct page *waiting_last;
+static size_t waiting_pages;
+static size_t free_used_pages; /* [lock: heap] free, but not given back */
+static size_t area_count;
+static size_t reserved_bytes;
+
+struct area *area_first(void)
+{
+    return load_acquire(&areas); /* [H1] acquire: its descriptors; area_publish_locked() */
+}
+
+static bool bit_get(const uint64_t *map, size_t i)
+{
+    return map[i / 64] >> (i % 64) & 1;
+}
+
+static void bit_set(uint64_t *map, size_t i)
+{
+    map[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
+static void bit_clear(uint64_t *map, size_t i)
+{
+    map[i / 64] &= ~((uint64_t)1 << (i % 64));
+}
+
+static void area_publish_locked(struct area *area, size_t mapped)
+{
+    area->mapped = mapped;
+    area->next = areas;
+    area_count++;
+    reserved_bytes += mapped;
+    store_release(&areas, area); /* [H1] release: its descriptors; area_first() */
+}
+
+static struct area *area_map(size_t bytes)
+{
+    struct area *area = os_map(bytes, AREA_BYTES);
+
+    for (size_t i = 0; area && i < AREA_PAGES; i++)
+        area->pages[i].start = (char *)area + i * PAGE_BYTES;
+    return area;
+}
+
+static struct area *area_new_locked(void)
+{
+    struct area *area = area_map(AREA_BYTES);
+
+    if (!area)
+        return NULL;
+    for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++) {
+        area->pages[i].state = PAGE_FREE;
+        bit_set(area->free, i);
+    }
+    area->free_count = AREA_PAGES - AREA_META_PAGES;
+    area_publish_locked(area, AREA_BYTES);
+    with_free = area;
+    return area;
+}
+
+/* --- taking ------------------------------------------------------------------------------------------ */
+
+/* Index of the first of `run` free pages in a row; 0: there are none. */
+static size_t find_run(const struct area *area, size_t run)
+{
+    size_t found = 0;
+
+    if (area->free_count < run)
+        return 0;
+    for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++) {
+        if (run == 1 && i % 64 == 0 && area->free[i / 64] == 0) {
+            i += 63;
+            continue;
+        }
+        found = bit_get(area->free, i) ? found + 1 : 0;
+        if (found == run)
+            return i + 1 - run;
+    }
+    return 0;
+}
+
+/* Descriptors as new, hint maps empty. Nobody else knows these pages. */
+static void reset_page(struct page *page)
+{
+    char *start = page->start;
+    uint8_t was_used = page->was_used;
+    uint64_t *hints = page_hints(page);
+
+    memset(page, 0, sizeof *page);
+    page->start = start;
+    page->was_used = was_used;
+    for (size_t i = 0; i < MAP_WORDS; i++) {
+        if (load_relaxed(&hints[i]))
+            store_relaxed(&hints[i], (uint64_t)0);
+    }
+}
+
+static struct page *take_from_locked(struct area *area, size_t first, size_t run, bool *fresh)
+{
+    struct page *pages = &area->pages[first];
+
+    *fresh = true;
+    for (size_t i = 0; i < run; i++) {
+        ASSERT(page_state(&pages[i]) == PAGE_FREE);
+        bit_clear(area->free, first + i);
+        if (pages[i].was_used) {
+            free_used_pages--;
+            *fresh = false;
+        }
+        reset_page(&pages[i]);
+        pages[i].was_used = true;
+        store_relaxed(&pages[i].state, (uint8_t)PAGE_TAIL);
+    }
+    area->free_count -= (uint32_t)run;
+    pages->run = (uint16_t)run;
+    unpoison(pages->start, run * PAGE_BYTES);
+    return pages;
+}
+
+static struct page *take_run_locked(size_t run, bool *fresh)
+{
+    size_t first;
+
+    if (with_free && (first = find_run(with_free, run)) != 0)
+        return take_from_locked(with_free, first, run, fresh);
+    for (struct area *area = areas; area; area = area->next) {
+        if ((first = find_run(area, run)) != 0) {
+            with_free = area;
+            return take_from_locked(area, first, run, fresh);
+        }
+    }
+    if (!area_new_locked())
+        return NULL;
+    return take_from_locked(with_free, AREA_META_PAGES, run, fresh);
+}
+
+static struct page *take_huge_locked(size_t bytes, bool *fresh)
+{
+    size_t mapped = bytes + AREA_META_PAGES * (size_t)PAGE_BYTES;
+
+    if (mapped < bytes || mapped > SIZE_MAX - AREA_BYTES)
+        return NULL;
+    mapped = (mapped + AREA_BYTES - 1) & ~(size_t)(AREA_BYTES - 1);
+
+    struct area *area = area_map(mapped);
+    if (!area)
+        return NULL;
+    for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++)
+        area->pages[i].state = PAGE_TAIL;
+    area_publish_locked(area, mapped);
+    *fresh = true;
+
+    struct page *page = &area->pages[AREA_META_PAGES];
+    page->run = AREA_PAGES - AREA_META_PAGES;
+    page->was_used = true;
+    return page;
+}
+
+static bool ripen_locked(size_t *ripe);
+
+struct page *area_take(struct seat *self, size_t bytes, bool *fresh)
+{
+    size_t run = (bytes + PAGE_BYTES - 1) / PAGE_BYTES;
+    struct page *page;
+    size_t ripe = 0;
+
+    if (fault_hit())
+        return NULL;
+    mutex_lock(&heap_lock);
+    bool unripe = ripen_locked(&ripe);
+    page = run > RUN_MAX ? take_huge_locked(bytes, fresh) : take_run_locked(run, fresh);
+    mutex_unlock(&heap_lock);
+    if (unripe)
+        grace_begin(self);
+    if (ripe)
+        seat_event(self, EVENT_PAGE_RIPE);
+    if (page)
+        seat_event(self, EVENT_PAGE_TAKEN);
+    return page;
+}
+
+/* --- retiring ---------------------------------------------------------------------------------------- */
+
+void area_retire(struct seat *self, struct page *page)
+{
+    store_relaxed(&page->state, (uint8_t)PAGE_RETIRED);
+    uint64_t stamp = grace_stamp();
+
+    mutex_lock(&heap_lock);
+    /* Stamps are taken outside of the mutex, so that the queue is not quite in their order. It need not be:
+     * who waits behind a later stamp waits a little longer. */
+    page->stamp = stamp;
+    page->waiting_next = NULL;
+    if (waiting_last)
+        waiting_last->waiting_next = page;
+    else
+        waiting_first = page;
+    waiting_last = page;
+    waiting_pages += page->run;
+    bool begin = waiting_pages % WAITING_BEGIN == 0;
+    mutex_unlock(&heap_lock);
+
+    seat_event(self, EVENT_PAGE_RETIRED);
+    if (begin)
+        grace_begin(self);
+}
+
+/* What was an area for one block becomes one like any other. */
+static void shrink_huge_locked(struct area *area)
+{
+    if (area->mapped > AREA_BYTES) {
+        os_unmap((char *)area + AREA_BYTES, area->mapped - AREA_BYTES);
+        reserved_bytes -= area->mapped - AREA_BYTES;
+        area->mapped = AREA_BYTES;
+    }
+}
+
+static void free_run_locked(struct page *page)
+{
+    struct area *area = area_of(page);
+    size_t first = (size_t)(page - area->pages);
+    size_t run = page->run;
+
+    if (area->mapped > AREA_BYTES)
+        shrink_huge_locked(area);
+    for (size_t i = first; i < first + run; i++) {
+        area->pages[i].was_used = true;
+        store_relaxed(&area->pages[i].state, (uint8_t)PAGE_FREE);
+        bit_set(area->free, i);
+    }
+    area->free_count += (uint32_t)run;
+    free_used_pages += run;
+    poison(page->start, run * PAGE_BYTES);
+}
+
+/* Frees what may be, adds its pages to *ripe; true if something waits that is not ripe. */
+static bool ripen_locked(size_t *ripe)
+{
+    struct page **link = &waiting_first;
+    struct page *previous = NULL;
+    bool unripe = false;
+
+    while (*link) {
+        struct page *page = *link;
+
+        if (!grace_is_ripe(page->stamp)) {
+            unripe = true;
+            break;
+        }
+        /* [H2] acquire: who took it out of a stack is through with it; merge_drain(), take_returned() */
+        if (load_acquire(&page->in_inbox) || load_acquire(&page->in_returned)) {
+            previous = page;
+            link = &page->waiting_next;
+            continue;
+        }
+        *link = page->waiting_next;
+        if (waiting_last == page)
+            waiting_last = previous;
+        waiting_pages -= page->run;
+        *ripe += page->run;
+        free_run_locked(page);
+    }
+    return unripe;
+}
+
+void area_ripen(struct seat *self)
+{
+    size_t ripe = 0;
+
+    mutex_lock(&heap_lock);
+    bool unripe = ripen_locked(&ripe);
+    mutex_unlock(&heap_lock);
+
+    if (ripe)
+        seat_event(self, EVENT_PAGE_RIPE);
+    if (unripe)
+        grace_begin(self);
+}
+
+/* --- giving back ------------------------------------------------------------------------------------- */
+
+static size_t trim_area_locked(struct area *area, size_t *excess)
+{
+    size_t bytes = 0;
+
+    for (size_t i = AREA_META_PAGES; i<AREA_PAGES && * excess> 0;) {
+        size_t end = i;
+
+        while (end<AREA_PAGES && * excess> 0 && bit_get(area->free, end) &&
+               area->pages[end].was_used) {
+            area->pages[end++].was_used = false;
+            --*excess;
+        }
+        if (end > i) {
+            unpoison(area->pages[i].start, (end - i) * PAGE_BYTES);
+            os_discard(area->pages[i].start, (end - i) * PAGE_BYTES);
+            poison(area->pages[i].start, (end - i) * PAGE_BYTES);
+            bytes += (end - i) * PAGE_BYTES;
+        }
+        i = end + 1;
+    }
+    return bytes;
+}
+
+size_t area_trim(size_t keep)
+{
+    size_t bytes = 0;
+
+    /* The mutex is let go between areas, so that nobody waits long for a page. */
+    for (struct area *area = area_first(); area; area = area->next) {
+        mutex_lock(&heap_lock);
+        size_t excess =
+            free_used_pages > keep / PAGE_BYTES ? free_used_pages - keep / PAGE_BYTES : 0;
+        size_t given = trim_area_locked(area, &excess);
+        free_used_pages -= given / PAGE_BYTES;
+        mutex_unlock(&heap_lock);
+        bytes += given;
+    }
+    return bytes;
+}
+
+void area_stats(struct area_stats *stats)
+{
+    mutex_lock(&heap_lock);
+    stats->reserved = reserved_bytes;
+    stats->metadata = area_count * AREA_META_PAGES * PAGE_BYTES;
+    stats->empty = (free_used_pages + waiting_pages) * PAGE_BYTES;
+    stats->waiting = waiting_pages * PAGE_BYTES;
+    mutex_unlock(&heap_lock);
+}

@@ -1,0 +1,504 @@
+/*
+ * heap/heap.c - the slow paths of a seat's heap.
+ *
+ * A page of a seat is in one of these places:
+ *
+ *    current    blocks are handed out from it; notice: never
+ *    in a list  it has free blocks; notice at `used` local frees, which means that it is empty
+ *    nowhere    it is full; notice at the first local free, which puts it into the list
+ *
+ * Blocks that others free come back through page->returned; the first one to find that list empty puts the page
+ * on the seat's stack, from which the owner takes it when it looks for blocks.  The marker in_returned is cleared
+ * before the list is taken: a block that comes later finds the list empty, and its thread pushes again.
+ *
+ * Empty pages stay with the seat, up to half of what it uses and 4 MiB: the same class may use them at once.
+ * Others get them after a grace period; see page.h.  docs/internals/heap.md
+ */
+#include "heap/heap.h"
+
+#include "base/os.h"
+
+#include <string.h>
+
+enum { EMPTIES_MIN = 64 };
+
+struct page heap_no_page;
+
+/* --- size classes ------------------------------------------------------------------------------------ */
+
+static uint32_t class_of(size_t bytes)
+{
+    if (bytes <= CLASS_LINEAR * GRANULE)
+        return bytes ? (uint32_t)((bytes + GRANULE - 1) / GRANULE) - 1 : 0;
+
+    /* 1024 << k, and then a quarter of that for each step */
+    uint32_t k = 0;
+    while (((size_t)2048 << k) < bytes)
+        k++;
+    size_t base = (size_t)1024 << k, step = base / 4;
+    return CLASS_LINEAR + k * 4 + (uint32_t)((bytes - base + step - 1) / step) - 1;
+}
+
+static size_t class_bytes(uint32_t class)
+{
+    if (class < CLASS_LINEAR)
+        return ((size_t) class + 1) * GRANULE;
+
+    uint32_t k = (class - CLASS_LINEAR) / 4, step = (class - CLASS_LINEAR) % 4 + 1;
+    return ((size_t)1024 << k) + step * ((size_t)256 << k);
+}
+
+uint32_t heap_slot_of(enum page_kind kind, size_t bytes)
+{
+    return bytes > CLASS_BYTES_MAX ? SLOT_LARGE : kind * CLASS_COUNT + class_of(bytes);
+}
+
+size_t heap_slot_bytes(uint32_t slot)
+{
+    return class_bytes(slot % CLASS_COUNT);
+}
+
+void heap_init(struct seat *seat)
+{
+    struct heap *heap = heap_of(seat);
+
+    for (uint32_t slot = 0; slot < SLOT_COUNT; slot++)
+        heap->slots[slot].current = &heap_no_page;
+}
+
+/* --- lists of pages ---------------------------------------------------------------------------------- */
+
+static void list_page(struct heap *heap, struct page *page, bool last)
+{
+    struct heap_slot *slot = &heap->slots[page->slot];
+
+    ASSERT(!page->listed && slot->current != page);
+    page->listed = true;
+    page->prev = last ? slot->last : NULL;
+    page->next = last ? NULL : slot->first;
+    *(page->prev ? &page->prev->next : &slot->first) = page;
+    *(page->next ? &page->next->prev : &slot->last) = page;
+}
+
+static void unlist_page(struct heap *heap, struct page *page)
+{
+    struct heap_slot *slot = &heap->slots[page->slot];
+
+    ASSERT(page->listed);
+    page->listed = false;
+    *(page->prev ? &page->prev->next : &slot->first) = page->next;
+    *(page->next ? &page->next->prev : &slot->last) = page->prev;
+    page->next = page->prev = NULL;
+}
+
+/* --- lists of blocks --------------------------------------------------------------------------------- */
+
+/* The next link of a free block that stays free. */
+static uint32_t peek_next(struct page *page, uint32_t link)
+{
+    struct block *block = page_block(page, link);
+
+    unpoison(block, sizeof *block);
+    uint32_t next = block->next;
+    poison(block, sizeof *block);
+    return next;
+}
+
+static void set_next(struct page *page, uint32_t link, uint32_t next)
+{
+    struct block *block = page_block(page, link);
+
+    unpoison(block, sizeof *block);
+    block->next = next;
+    poison(block, sizeof *block);
+}
+
+static void append_to_stock(struct page *page, uint32_t list, uint32_t count)
+{
+    uint32_t link = list;
+
+    if (page->stock) {
+        for (uint32_t next; (next = peek_next(page, link)) != 0;)
+            link = next;
+        set_next(page, link, page->stock);
+    }
+    page->stock = list;
+    page->stock_count += count;
+    page->used -= count;
+}
+
+/* Moves what has been freed to the stock; returns how many blocks that are, less those that the collector has
+ * accounted for when it freed them. */
+static uint32_t collect_blocks(struct page *page)
+{
+    uint32_t found = page->local_count;
+
+    if (page->local) {
+        append_to_stock(page, page->local, page->local_count);
+        page->local = page->local_count = 0;
+    }
+    if (load_relaxed(&page->returned)) {
+        /* [H3] acquire: the links, and all that was done with the blocks; hand_over() */
+        uint32_t word = exchange_acq_rel(&page->returned, 0u);
+
+        append_to_stock(page, word & 0xFFFF, word >> 16);
+        found += word >> 16;
+    }
+    uint32_t prepaid = load_relaxed(&page->prepaid);
+    if (OURO_UNLIKELY(prepaid)) {
+        prepaid = prepaid < found ? prepaid : found;
+        fetch_sub_relaxed(&page->prepaid, prepaid);
+        found -= prepaid;
+    }
+    return found;
+}
+
+/* Hands out up to REFILL_BLOCKS that have been used before. */
+static uint32_t hand_out_stock(struct page *page)
+{
+    uint32_t count = page->stock_count;
+
+    page->free = page->stock;
+    if (count <= REFILL_BLOCKS) {
+        page->stock = page->stock_count = 0;
+    } else {
+        uint32_t link = page->stock;
+
+        count = REFILL_BLOCKS;
+        for (uint32_t i = 1; i < REFILL_BLOCKS; i++)
+            link = peek_next(page, link);
+        page->stock = peek_next(page, link);
+        page->stock_count -= REFILL_BLOCKS;
+        set_next(page, link, 0);
+    }
+    page->used += count;
+    return count;
+}
+
+/* Hands out up to REFILL_BLOCKS that have never been used since the page was taken. */
+static uint32_t carve(struct page *page)
+{
+    uint32_t left = page->capacity - page->carved;
+    uint32_t count = left < REFILL_BLOCKS ? left : REFILL_BLOCKS;
+    uint32_t step = page->block_size >> GRANULE_SHIFT;
+    uint32_t link = page->carved * step + 1;
+
+    if (count == 0)
+        return 0;
+    page->free = link;
+    for (uint32_t i = 0; i < count; i++, link += step) {
+        struct block *block = page_block(page, link);
+
+        unpoison(block, sizeof *block);
+        *block = (struct block){.next = i + 1 < count ? link + step : 0};
+        poison(block, sizeof *block);
+    }
+    page->carved += count;
+    page->used += count;
+    return count;
+}
+
+static bool refill(struct seat *self, struct page *page)
+{
+    uint32_t found = page->stock ? 0 : collect_blocks(page);
+    uint32_t count = page->stock ? hand_out_stock(page) : carve(page);
+
+    if (page->kind == KIND_TRACKED && (count || found))
+        heap_hooks.grew(self, (int64_t)count - found);
+    return count != 0;
+}
+
+/* --- empty pages ------------------------------------------------------------------------------------- */
+
+static void retire_page(struct seat *seat, struct seat *self, struct page *page)
+{
+    struct heap *heap = heap_of(seat);
+
+    ASSERT(page->used == 0 && load_relaxed(&page->returned) == 0);
+    if (page->listed) {
+        unlist_page(heap, page);
+        heap->empties--;
+    }
+    heap->pages--;
+    area_retire(self, page);
+}
+
+/* A listed page whose blocks are all in the stock. */
+static void page_is_empty(struct seat *seat, struct seat *self, struct page *page)
+{
+    struct heap *heap = heap_of(seat);
+
+    page->notice = UINT32_MAX;
+    unlist_page(heap, page);
+    list_page(heap, page, true);
+    heap->empties++;
+    if (heap->empties > EMPTIES_MIN + heap->pages / 2)
+        retire_page(seat, self, page);
+}
+
+/* After blocks of a page that is not current were collected, or one was freed; the page gets to where it belongs. */
+static void place_page(struct seat *seat, struct seat *self, struct page *page)
+{
+    if (!page->listed)
+        list_page(heap_of(seat), page, false);
+    page->notice = page->used;
+    if (page->local_count < page->used)
+        return;
+    if (page->used) {
+        uint32_t found = collect_blocks(page);
+
+        if (page->kind == KIND_TRACKED)
+            heap_hooks.grew(seat, -(int64_t)found);
+    }
+    page_is_empty(seat, self, page);
+}
+
+void heap_notice(struct seat *self, struct page *page)
+{
+    if (page_state(page) == PAGE_LARGE) {
+        if (page->kind == KIND_TRACKED)
+            heap_hooks.grew(self, -1);
+        area_retire(self, page);
+    } else {
+        place_page(self, self, page);
+    }
+}
+
+/* --- what others gave back --------------------------------------------------------------------------- */
+
+/* Takes the seat's stack of pages to which others have returned blocks. */
+static void take_returned(struct seat *seat, struct seat *self)
+{
+    if (!load_relaxed(&seat->returned))
+        return;
+    /* [H4] acquire: the links of the stack; push_returned() */
+    struct page *page = exchange_acq_rel(&seat->returned, NULL);
+
+    while (page) {
+        struct page *next = page->returned_next;
+        bool retired = page_state(page) == PAGE_RETIRED;
+
+        /* [H2] release: we are through with the page if it is retired; ripen_locked(). A block that is returned
+         * from now on finds page->returned empty, or has its page pushed by the one who did. */
+        store_release(&page->in_returned, (uint8_t)0);
+        if (!retired && heap_of(seat)->slots[page->slot].current != page &&
+            load_relaxed(&page->returned)) {
+            bool was_empty = page->listed && page->used == 0;
+            uint32_t found = collect_blocks(page);
+
+            ASSERT(!was_empty);
+            (void)was_empty;
+            if (page->kind == KIND_TRACKED)
+                heap_hooks.grew(seat, -(int64_t)found);
+            place_page(seat, self, page);
+        }
+        page = next;
+    }
+}
+
+static void push_returned(struct page *page)
+{
+    struct seat *seat = page->seat;
+    struct page *first = load_relaxed(&seat->returned);
+
+    do {
+        page->returned_next = first;
+        /* [H4] release: the link; take_returned() */
+    } while (!cas_acq_rel(&seat->returned, &first, page));
+}
+
+static void hand_over(struct page *page, uint32_t first, uint32_t last, uint32_t count)
+{
+    uint32_t word = load_relaxed(&page->returned);
+
+    do {
+        page_block(page, last)->next = word & 0xFFFF;
+        /* [H3] release: the links, and all that was done with the blocks; collect_blocks() */
+    } while (!cas_acq_rel(&page->returned, &word, first | ((word >> 16) + count) << 16));
+
+    /* [H4] acq_rel: who clears the marker takes the list afterwards; take_returned() */
+    if (word == 0 && !exchange_acq_rel(&page->in_returned, (uint8_t)1))
+        push_returned(page);
+}
+
+void heap_flush(struct seat *self)
+{
+    struct heap *heap = heap_of(self);
+    struct page *page = heap->gathered_page;
+
+    if (!page)
+        return;
+    heap->gathered_page = NULL;
+    hand_over(page, heap->gathered_first, heap->gathered_last, heap->gathered_count);
+    seat_event(self, EVENT_FOREIGN_FREE);
+}
+
+void heap_free_foreign(struct seat *self, struct page *page, void *p)
+{
+    struct heap *heap = heap_of(self);
+    struct block *block = p;
+    uint32_t link = block_link(p);
+
+    if (page_state(page) == PAGE_LARGE) {
+        if (page->kind == KIND_TRACKED)
+            heap_hooks.grew(self, -1);
+        area_retire(self, page);
+        return;
+    }
+    poison((char *)p + sizeof *block, page->block_size - sizeof *block);
+    if (heap->gathered_page != page || heap->gathered_count == GATHER_BLOCKS) {
+        heap_flush(self);
+        heap->gathered_page = page;
+        heap->gathered_first = heap->gathered_last = link;
+        heap->gathered_count = 1;
+        return;
+    }
+    block->next = heap->gathered_first;
+    heap->gathered_first = link;
+    heap->gathered_count++;
+}
+
+/* --- allocation -------------------------------------------------------------------------------------- */
+
+static struct page *new_page(struct seat *self, uint32_t slot)
+{
+    bool fresh;
+    struct page *page = area_take(self, PAGE_BYTES, &fresh);
+
+    if (!page)
+        return NULL;
+    page->seat = self;
+    page->slot = (uint16_t)slot;
+    page->kind = (uint8_t)(slot / CLASS_COUNT);
+    page->block_size = (uint32_t)heap_slot_bytes(slot);
+    page->capacity = PAGE_BYTES / page->block_size;
+    poison(page->start, PAGE_BYTES);
+    store_relaxed(&page->state, (uint8_t)PAGE_ACTIVE);
+    heap_of(self)->pages++;
+    return page;
+}
+
+static void *pop(struct page *page)
+{
+    struct block *block = page_block(page, page->free);
+
+    unpoison(block, page->block_size);
+    page->free = block->next;
+    return block;
+}
+
+static struct page *next_page(struct seat *self, uint32_t slot)
+{
+    struct heap *heap = heap_of(self);
+    struct page *page;
+
+    take_returned(self, self);
+    page = heap->slots[slot].first;
+    if (page) {
+        unlist_page(heap, page);
+        if (page->used == 0)
+            heap->empties--;
+        return page;
+    }
+    return new_page(self, slot);
+}
+
+void *heap_alloc_slow(struct seat *self, uint32_t slot)
+{
+    struct heap_slot *s = &heap_of(self)->slots[slot];
+    struct page *page = s->current;
+
+    if (page != &heap_no_page) {
+        if (refill(self, page))
+            return pop(page);
+        s->current = &heap_no_page;
+        page->notice = 1;
+    }
+    page = next_page(self, slot);
+    if (!page) {
+        heap_hooks.starved(self);
+        page = next_page(self, slot);
+    }
+    if (!page)
+        return NULL;
+    /* What memory is out for may have run user code, which has found a page in the meantime. */
+    if (s->current != &heap_no_page) {
+        place_page(self, self, page);
+        page = s->current;
+    } else {
+        s->current = page;
+        page->notice = UINT32_MAX;
+    }
+    if (!page->free && !refill(self, page))
+        return heap_alloc_slow(self, slot);
+    return pop(page);
+}
+
+void *heap_alloc_large(struct seat *self, enum page_kind kind, size_t bytes, bool *zeroed)
+{
+    struct page *page = area_take(self, bytes, zeroed);
+
+    if (!page) {
+        heap_hooks.starved(self);
+        area_ripen(self);
+        page = area_take(self, bytes, zeroed);
+    }
+    if (!page)
+        return NULL;
+    page->seat = self;
+    page->kind = (uint8_t)kind;
+    page->capacity = page->carved = page->used = page->notice = 1;
+    page->large_bytes = bytes;
+    *(struct block *)(void *)page->start = (struct block){0};
+    store_relaxed(&page->state, (uint8_t)PAGE_LARGE);
+    if (kind == KIND_TRACKED)
+        heap_hooks.grew(self, 1);
+    return page->start;
+}
+
+/* --- giving pages up --------------------------------------------------------------------------------- */
+
+static uint32_t list_length(struct page *page, uint32_t link)
+{
+    uint32_t count = 0;
+
+    for (; link; link = peek_next(page, link))
+        count++;
+    return count;
+}
+
+/* A current page that holds nothing is put into its list, as empty. */
+static void shed_current(struct seat *seat, struct seat *self, struct heap_slot *slot)
+{
+    struct page *page = slot->current;
+
+    if (page == &heap_no_page)
+        return;
+    uint32_t found = collect_blocks(page);
+    uint32_t handed = list_length(page, page->free);
+    if (page->kind == KIND_TRACKED)
+        heap_hooks.grew(seat, -(int64_t)found);
+    if (page->used != handed)
+        return;
+    if (handed) {
+        append_to_stock(page, page->free, handed);
+        page->free = 0;
+        if (page->kind == KIND_TRACKED)
+            heap_hooks.grew(seat, -(int64_t)handed);
+    }
+    slot->current = &heap_no_page;
+    place_page(seat, self, page);
+}
+
+void heap_shed(struct seat *seat, struct seat *self, uint32_t keep, bool thorough)
+{
+    struct heap *heap = heap_of(seat);
+
+    take_returned(seat, self);
+    for (struct heap_slot *slot = heap->slots; slot < heap->slots + SLOT_COUNT; slot++) {
+        if (thorough)
+            shed_current(seat, self, slot);
+        while (heap->empties > keep && slot->last && slot->last->used == 0)
+            retire_page(seat, self, slot->last);
+    }
+}

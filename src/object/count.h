@@ -1,0 +1,51 @@
+/*
+ * object/count.h - biased counting: what happens when a reference goes.
+ *
+ * Two counts: `owned`, an owner's id and a local count, written only by who has that seat; `shared`, signed,
+ * with flags, changed by anyone by read-modify-write.  While the owner's id stands there the truth is
+ * the sum; after the merge (id 0, flag MERGED) it is `shared` alone.
+ *
+ *    (k, n), n >= 1 --drain of a hint (who has seat k)--> id 0, MERGED           object/merge.c
+ *    (k, 1), shared 0 --decref (owner)----------------> dead, nothing written
+ *    (k, 1), shared else --decref (owner)-------------> id 0, then MERGED
+ *    (k, 1), shared 0 --disown (owner)----------------> id 0, shared (1, MERGED)
+ *    shared (0, MERGED) --whose operation made it so--> dead
+ *    shared IMMORTAL --who has the seat, or anyone if the id is 0--> id IMMORTAL
+ *
+ * "Local 0 but not merged" never lasts.  docs/internals/count.md has the proof, stress/models/count.pml the search.
+ */
+#ifndef OURO_OBJECT_COUNT_H
+#define OURO_OBJECT_COUNT_H
+
+#include "thread/seat.h"
+
+#include <ouro/object.h>
+
+/* Gives up a reference; true if it was the last one: the caller has to destroy the object. May put objects that died
+ * elsewhere onto the list of `self`. */
+bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t w);
+
+static inline bool count_drop(struct seat *self, ouro_object *o)
+{
+    uint32_t w = load_relaxed(&o->ouro.owned);
+    uint32_t x = w ^ (self->id << 16 | OURO_CANDIDATE);
+
+    if (OURO_LIKELY((x >> 1 | x << 31) - 2u < 0x7FFEu)) {
+        store_relaxed(&o->ouro.owned, w - OURO_OWNED_ONE);
+        return false;
+    }
+    if (OURO_LIKELY(x >> 16 == 0 && OURO_OWNED_COUNT(w) == 1)) {
+        /* [C1] acquire: all that foreign threads did with their references; count_drop_slow() */
+        if (OURO_LIKELY(load_acquire(&o->ouro.shared) == 0))
+            return true;
+    }
+    return count_drop_slow(self, o, w);
+}
+
+/* A shared word that says: no references, whatever else is set. IMMORTAL never is. */
+static inline bool count_is_zero(uint32_t shared)
+{
+    return (shared & ~OURO_WEAK) == OURO_MERGED;
+}
+
+#endif

@@ -1,0 +1,171 @@
+/*
+ * object/death.c - destruction by a list, so that a chain of any length needs constant stack.
+ *
+ * An object without references goes onto its thread's list (or is taken apart at once, if that is empty): its
+ * fields are set to NULL and what they referred to is dropped, which may put more onto the list; then
+ * `destroy` runs; then the block is free.  What `destroy` itself drops goes onto the list, too.
+ *
+ * The link is in the dead header: the address has 48 bits that count, 32 of them go into `gc`, 16 into the
+ * count of `owned`, whose id becomes 0.  Nobody else writes there: the collector leaves DEAD objects alone, a
+ * stale hint looks at the id only.  `shared` stays what it was, since weak references may read it.
+ *
+ * Every 64 objects it looks whether the world is to be stopped, and then leaves the rest to the thread's next
+ * safepoint; an object with very many fields may be left half done, its remaining fields are found again.
+ */
+#include "object/death.h"
+
+#include "heap/heap.h"
+#include "object/count.h"
+#include "object/type.h"
+
+enum { POLL_OBJECTS = 64 };
+
+/* --- the list ---------------------------------------------------------------------------------------- */
+
+static void mark_dead(ouro_object *o)
+{
+    /* No read-modify-write: nobody else has a reference. */
+    store_relaxed(&o->ouro.flags, (uint8_t)(load_relaxed(&o->ouro.flags) | OURO_FLAG_DEAD));
+}
+
+void death_queue(struct seat *self, ouro_object *o)
+{
+    uint64_t link = (uint64_t)(uintptr_t)self->dying >> 4;
+
+    mark_dead(o);
+    store_relaxed(&o->ouro.owned, (uint32_t)link & 0xFFFFu);
+    o->ouro.gc = (uint32_t)(link >> 16);
+    self->dying = o;
+}
+
+static ouro_object *unqueue(struct seat *self)
+{
+    ouro_object *o = self->dying;
+    uint64_t link = (uint64_t)o->ouro.gc << 16 | load_relaxed(&o->ouro.owned);
+
+    self->dying = (ouro_object *)(uintptr_t)(link << 4);
+    o->ouro.gc = 0;
+    store_relaxed(&o->ouro.owned, 0u);
+    return o;
+}
+
+/* --- taking apart ------------------------------------------------------------------------------------ */
+
+static inline void drop_field(struct seat *self, ouro_ref *field)
+{
+    ouro_object *target = *field;
+
+    if (!target)
+        return;
+    *field = NULL;
+    if (count_drop(self, target))
+        death_queue(self, target);
+}
+
+struct drop_visitor {
+    ouro_visitor visitor;
+    struct seat *self;
+    uint32_t until_poll;
+    bool interrupted;
+};
+
+static void drop_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
+{
+    struct drop_visitor *drop = (struct drop_visitor *)visitor;
+
+    for (size_t i = 0; i < count && !drop->interrupted; i++) {
+        drop_field(drop->self, &fields[i]);
+        if (--drop->until_poll == 0) {
+            drop->until_poll = POLL_OBJECTS;
+            drop->interrupted = seat_stop_wanted(drop->self);
+        }
+    }
+}
+
+/* False if it was interrupted: the fields that are left are not NULL. */
+static bool drop_all(struct seat *self, ouro_object *o, const struct ouro_type *type)
+{
+    if (OURO_UNLIKELY(type->visit != NULL)) {
+        struct drop_visitor drop = {{drop_fields}, self, POLL_OBJECTS, false};
+
+        type->visit(o, &drop.visitor);
+        return !drop.interrupted;
+    }
+    for (size_t i = 0; i < type->field_count; i++)
+        drop_field(self, type_field(o, type->fields[i]));
+    return true;
+}
+
+void death_call_destroy(struct seat *self, ouro_object *o)
+{
+    bool before = self->in_destroy;
+
+    self->in_destroy = true;
+    type_of(o)->destroy(o);
+    self->in_destroy = before;
+}
+
+/* True if the object is gone. */
+static bool take_apart(struct seat *self, ouro_object *o)
+{
+    const struct ouro_type *type = type_of(o);
+
+    if (!drop_all(self, o, type)) {
+        self->half_dead = o;
+        seat_event(self, EVENT_DEATH_POLL);
+        return false;
+    }
+    if (OURO_UNLIKELY(type->destroy != NULL))
+        death_call_destroy(self, o);
+    heap_free_object(self, o);
+    return true;
+}
+
+static void run(struct seat *self)
+{
+    uint32_t until_poll = POLL_OBJECTS;
+
+    for (;;) {
+        ouro_object *o = self->half_dead;
+
+        if (o)
+            self->half_dead = NULL;
+        else if (self->dying)
+            o = unqueue(self);
+        else
+            return;
+        if (!take_apart(self, o))
+            return;
+        if (--until_poll == 0) {
+            if (seat_stop_wanted(self)) {
+                seat_event(self, EVENT_DEATH_POLL);
+                return;
+            }
+            until_poll = POLL_OBJECTS;
+        }
+    }
+}
+
+void death_run(struct seat *self)
+{
+    if (self->running)
+        return;
+    self->running = true;
+    run(self);
+    self->running = false;
+}
+
+void death_of(struct seat *self, ouro_object *o)
+{
+    if (self->running) {
+        death_queue(self, o);
+        return;
+    }
+    self->running = true;
+    mark_dead(o);
+    if (self->half_dead) /* one that was interrupted: there is one place for that */
+        death_queue(self, o);
+    else if (take_apart(self, o) && OURO_UNLIKELY(self->dying != NULL))
+        run(self);
+    self->running = false;
+}

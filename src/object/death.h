@@ -1,0 +1,24 @@
+/*
+ * object/death.h - destroying objects that have no references.
+ */
+#ifndef OURO_OBJECT_DEATH_H
+#define OURO_OBJECT_DEATH_H
+
+#include <ouro/object.h>
+
+struct seat;
+
+/* Destroys an object without references, and all that dies with it; if destruction is under way below on the
+ * stack, leaves it to that. */
+void death_of(struct seat *self, ouro_object *o);
+
+/* Puts it on the list, to be destroyed at the next death_run(). */
+void death_queue(struct seat *self, ouro_object *o);
+
+/* Destroys what is on the list, until nothing is, or until the world is to be stopped. */
+void death_run(struct seat *self);
+
+/* For the collector: runs `destroy`; frees the block of an object whose fields are NULL. */
+void death_call_destroy(struct seat *self, ouro_object *o);
+
+#endif

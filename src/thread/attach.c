@@ -1,0 +1,196 @@
+/*
+ * thread/attach.c - attach, detach, park, safepoint; and what others do to a seat that nobody is in.
+ *
+ * The protocol is the one of stress/models/seat.pml; thread/seat.h draws it.  Two rules carry it:
+ * the owner and the proxy leave a seat by one compare-exchange that expects INBOX clear, so nothing that
+ * was put in before is overlooked; and whoever clears the last of STOP and HELD grants ATTACHED to an
+ * owner that waits, so that nobody has to be woken to compete.
+ *
+ * A bounded hold may leave with INBOX set in two cases only: STOP is set in the word that it replaces, then
+ * world_start() looks after the seat; or WAIT is, then the owner will be granted the seat and sees INBOX.
+ *
+ * What may surprise: a proxy leaves seats alone whose owner waits (SEAT_TAKEN has WAIT in it).  That is
+ * what lets a thread that was parked run between two stops.
+ */
+#include "thread/seat.h"
+
+#include "base/os.h"
+#include "thread/grace.h"
+#include "thread/hooks.h"
+#include "thread/world.h"
+
+/* Sleeps until somebody has granted ATTACHED. Never spins: stopped threads leave the processor alone. */
+static void sleep_until_granted(struct seat *self)
+{
+    for (;;) {
+        uint32_t w =
+            load_acquire(&self->word); /* [S1] acquire: what happened while we were out; granter */
+
+        if (w & SEAT_ATTACHED)
+            return;
+        os_futex_wait(&self->word, w, 0);
+    }
+}
+
+void seat_attach(struct seat *self)
+{
+    uint32_t w = load_relaxed(&self->word);
+
+    for (;;) {
+        ASSERT(!(w & (SEAT_ATTACHED | SEAT_WAIT)));
+        if (!(w & (SEAT_STOP | SEAT_HELD))) {
+            /* [S1] acq_rel: all that holders, stoppers and earlier threads of the seat did */
+            if (cas_acq_rel(&self->word, &w, (w & ~(uint32_t)SEAT_QUIESCE) | SEAT_ATTACHED))
+                break;
+        } else if (cas_acq_rel(&self->word, &w, w | SEAT_WAIT)) { /* [S1] the granter sees WAIT */
+            sleep_until_granted(self);
+            seat_event(self, EVENT_ATTACH_WAIT);
+            break;
+        }
+    }
+    seat_set_self(self);
+}
+
+/* Acknowledges a grace period and takes in the inbox; true if there was anything. */
+static bool settle(struct seat *self, bool drain)
+{
+    uint32_t w = load_relaxed(&self->word);
+
+    if (w & SEAT_QUIESCE) {
+        /* [G1] release: all uses of what was borrowed; grace_begin()'s scan set it */
+        fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_QUIESCE);
+        grace_acknowledge();
+        return true;
+    }
+    if (drain && (w & SEAT_INBOX)) {
+        /* [S1] acquire: what was put in before INBOX was set; seat_put_inbox() */
+        fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_INBOX);
+        thread_hooks.drain(self, self, false);
+        return true;
+    }
+    return false;
+}
+
+/* At a safepoint that saw STOP. */
+static void park(struct seat *self)
+{
+    uint32_t w;
+
+    thread_hooks.flush(self);
+    for (;;) {
+        settle(self, false);
+        w = load_relaxed(&self->word);
+        if (w & SEAT_QUIESCE)
+            continue;
+        ASSERT(w & SEAT_STOP);
+        /* [S1] release: everything so far, to the stopper. Parking is only ever done at a true safepoint:
+         * grace_in_stopped_world() counts on it. */
+        if (cas_acq_rel(&self->word, &w, (w & ~(uint32_t)SEAT_ATTACHED) | SEAT_WAIT))
+            break;
+    }
+    world_acknowledge();
+    sleep_until_granted(self);
+    seat_event(self, EVENT_PARK);
+}
+
+/* Until nothing waits to be destroyed; parks on the way if the world is to stop. */
+static void destroy_all(struct seat *self)
+{
+    while (self->dying || self->half_dead) {
+        if (seat_stop_wanted(self))
+            park(self);
+        thread_hooks.destroy(self);
+    }
+}
+
+void seat_detach(struct seat *self)
+{
+    uint32_t w;
+
+    for (;;) {
+        destroy_all(self);
+        thread_hooks.flush(self);
+        if (settle(self, true))
+            continue;
+        w = load_relaxed(&self->word);
+        if (w & (SEAT_INBOX | SEAT_QUIESCE))
+            continue;
+        /* [S1] release: everything so far, to whoever has the seat next; expects INBOX and QUIESCE clear */
+        if (cas_acq_rel(&self->word, &w, w & ~(uint32_t)SEAT_ATTACHED))
+            break;
+    }
+    seat_set_self(NULL);
+    if (w & SEAT_STOP)
+        world_acknowledge();
+}
+
+void seat_safepoint(struct seat *self, bool explicit_point)
+{
+    settle(self, false);
+    if (seat_stop_wanted(self))
+        park(self);
+    /* A drain may be asked for again at once by others; once a safepoint is enough. */
+    settle(self, true);
+    if (load_relaxed(&self->word) & SEAT_INBOX)
+        settle(self, true);
+    if (self->dying || self->half_dead)
+        thread_hooks.destroy(self);
+    if (explicit_point && (load_relaxed(&self->word) & SEAT_COLLECT) && !self->collecting) {
+        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
+        fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_COLLECT);
+        thread_hooks.collect(self);
+    }
+}
+
+void seat_poll_slow(struct seat *self)
+{
+    seat_safepoint(self, false);
+}
+
+/* --- other seats --------------------------------------------------------------------------------- */
+
+bool seat_hold_try(struct seat *seat, struct seat *self)
+{
+    uint32_t w = load_relaxed(&seat->word);
+
+    while (!(w & SEAT_TAKEN)) {
+        /* [S1] acq_rel: all that the last one who had the seat did */
+        if (cas_acq_rel(&seat->word, &w, w | SEAT_HELD)) {
+            seat_event(self, EVENT_PROXY);
+            return true;
+        }
+    }
+    return false;
+}
+
+void seat_release(struct seat *seat, struct seat *self)
+{
+    uint32_t w = load_relaxed(&seat->word);
+
+    for (;;) {
+        if ((w & SEAT_INBOX) && !(w & (SEAT_STOP | SEAT_WAIT))) {
+            /* [S1] acquire: what was put in before INBOX was set */
+            fetch_and_acq_rel(&seat->word, ~(uint32_t)SEAT_INBOX);
+            thread_hooks.drain(seat, self, true);
+            w = load_relaxed(&seat->word);
+            continue;
+        }
+        uint32_t next = w & ~(uint32_t)SEAT_HELD;
+        bool granted = seat_grant(&next);
+        /* [S1] release: what was done in the seat; expects INBOX clear, or somebody who will see it */
+        if (cas_acq_rel(&seat->word, &w, next)) {
+            if (granted)
+                os_futex_wake(&seat->word, 1);
+            return;
+        }
+    }
+}
+
+void seat_put_inbox(struct seat *seat, struct seat *self)
+{
+    /* [S1] acq_rel: what was put in, for whoever clears INBOX */
+    uint32_t w = fetch_or_acq_rel(&seat->word, SEAT_INBOX);
+
+    if (!(w & SEAT_TAKEN) && seat_hold_try(seat, self))
+        seat_release(seat, self);
+}

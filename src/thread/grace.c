@@ -1,0 +1,85 @@
+/*
+ * thread/grace.c - grace periods without fences.
+ *
+ *   stamp    a read-modify-write that reads the number of the last period begun, e; the stamp is ripe when
+ *            period e + 1 has completed
+ *   begin    one period at a time, under the registry mutex: count it, then set QUIESCE in the word of every
+ *            seat, detached ones and the own included, counting those that were ATTACHED
+ *   ack      at a safepoint, at park and at detach: clear QUIESCE, then take one off; at 0 it is complete
+ *
+ * Why a scan by read-modify-write is enough: either the reader's attach comes first in the order of that
+ * word, then the scan sees ATTACHED and waits; or it comes later and reads from the scan, and then sees every
+ * store that was made before it.  A stamp taken before the period began is seen by the period, since
+ * both are read-modify-writes of one counter.  stress/models/seat.pml explores it.
+ */
+#include "thread/grace.h"
+
+#include "thread/seat.h"
+
+static uint64_t
+    epoch; /* [atomic] periods begun; changed under the registry mutex, read by stamps */
+static uint64_t completed; /* [atomic] number of the last period that is complete */
+static uint32_t in_flight; /* [lock: registry] set; cleared by the completer */
+static uint32_t awaiting;  /* [atomic] acknowledgements still to come, as a signed number */
+
+uint64_t grace_stamp(void)
+{
+    /* [G2] acq_rel: what was taken out of reach before; grace_begin() */
+    return fetch_add_acq_rel(&epoch, 0u);
+}
+
+bool grace_is_ripe(uint64_t stamp)
+{
+    /* [G3] acquire: all that readers did before they acknowledged; complete() */
+    return load_acquire(&completed) > stamp;
+}
+
+static void complete(void)
+{
+    /* [G3] release: the acknowledgements, to who frees; grace_is_ripe() */
+    store_release(&completed, load_relaxed(&epoch));
+    /* [G4] release: `completed`, to the next grace_begin() */
+    store_release(&in_flight, 0u);
+}
+
+void grace_acknowledge(void)
+{
+    /* [G1] acq_rel: this reader's uses, to the last one, who completes */
+    if (fetch_sub_acq_rel(&awaiting, 1u) == 1)
+        complete();
+}
+
+void grace_begin(struct seat *self)
+{
+    uint32_t expected = 0;
+
+    mutex_lock(&seat_registry);
+    if (load_acquire(&in_flight)) { /* [G4] acquire: the last period's end; complete() */
+        mutex_unlock(&seat_registry);
+        return;
+    }
+    store_relaxed(&in_flight, 1u);
+    /* [G2] acq_rel: all that was taken out of reach before a stamp that reads less */
+    fetch_add_acq_rel(&epoch, 1u);
+    for (uint32_t id = seat_count(); id > 0; id--)
+        /* [G1] acq_rel: see above */
+        expected += fetch_or_acq_rel(&seat_by_id(id)->word, SEAT_QUIESCE) & SEAT_ATTACHED;
+    /* [G1] acq_rel: those who acknowledged before this addition */
+    bool all = fetch_add_acq_rel(&awaiting, expected) + expected == 0;
+    mutex_unlock(&seat_registry);
+    if (all)
+        complete();
+    seat_event(self, EVENT_GRACE);
+}
+
+void grace_in_stopped_world(void)
+{
+    mutex_lock(&seat_registry);
+    if (!load_acquire(&in_flight)) { /* [G4] acquire: the last period's end; complete() */
+        /* [G2] acq_rel: as in grace_begin(); the stop was the scan */
+        fetch_add_acq_rel(&epoch, 1u);
+        /* [G3] release: as in complete(); the parks were the acknowledgements */
+        store_release(&completed, load_relaxed(&epoch));
+    }
+    mutex_unlock(&seat_registry);
+}

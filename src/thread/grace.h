@@ -1,0 +1,27 @@
+/*
+ * thread/grace.h - grace periods: when everybody has passed a safepoint since.
+ *
+ * Whoever has taken something out of everybody's reach asks for a stamp (a batch's, not each thing's), and may
+ * reuse it when the stamp is ripe: each thread that was attached then has passed a safepoint since.
+ */
+#ifndef OURO_THREAD_GRACE_H
+#define OURO_THREAD_GRACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct seat;
+
+uint64_t grace_stamp(void);
+bool grace_is_ripe(uint64_t stamp);
+
+/* Begins a period unless one is in flight. By an attached thread, whose own acknowledgement is due as well. */
+void grace_begin(struct seat *self);
+
+/* A stopped world is a grace period, because threads park only at true safepoints. By who stopped it. */
+void grace_in_stopped_world(void);
+
+/* One seat's acknowledgement, after its QUIESCE has been cleared by its owner. */
+void grace_acknowledge(void);
+
+#endif

@@ -1,0 +1,31 @@
+/*
+ * thread/hooks.h - calls from the thread layer upwards. One table, filled in by src/gc/hooks.c.
+ */
+#ifndef OURO_THREAD_HOOKS_H
+#define OURO_THREAD_HOOKS_H
+
+#include <stdbool.h>
+
+struct seat;
+
+struct thread_hooks {
+    /* Makes the heap of a new seat. Can't fail. */
+    void (*seat_made)(struct seat *seat);
+
+    /* Takes in what is in the inbox of `seat`, which the caller has; `self` is the caller's own. What died goes
+     * to the list of `self`. With `bounded` it may stop early, put the rest back and set INBOX. */
+    void (*drain)(struct seat *seat, struct seat *self, bool bounded);
+
+    /* Goes on with destroying what waits on the list of `self`, until nothing waits or STOP is set. */
+    void (*destroy)(struct seat *self);
+
+    /* Hands over blocks of other seats that are still gathered. */
+    void (*flush)(struct seat *self);
+
+    /* COLLECT was set, and this is a point where a collection may run. */
+    void (*collect)(struct seat *self);
+};
+
+extern const struct thread_hooks thread_hooks;
+
+#endif

@@ -1,0 +1,160 @@
+/*
+ * thread/seat.h - seats: where threads sit, and the one word through which everybody deals with them.
+ *
+ * A seat is a permanent record: its id is the owner id in the objects made in it, it has the heap, the
+ * inbox and the lists of what is dying.  A thread sits in one seat at a time; a seat without a thread is
+ * simply detached, so ended threads, sleeping threads and those that a fork left behind are one case.
+ * Seats are reused last in, first out.
+ *
+ * The word and who may change what (every change is an acq_rel read-modify-write [S1]):
+ *
+ *    ATTACHED  the thread of the seat runs and has the seat
+ *    HELD      somebody else (a proxy, attached in a seat of its own) has the seat
+ *    STOP      the world is stopped or being stopped
+ *    INBOX     there may be pages in the inbox
+ *    QUIESCE   a grace period waits for this seat, or waited for it when it was not attached
+ *    WAIT      the thread of the seat sleeps until it is granted ATTACHED
+ *    COLLECT   the seat's next explicit safepoint looks whether a collection is due
+ *
+ *    detached --attach (owner)-----------------------------> ATTACHED    not under STOP or HELD
+ *    detached --attach (owner)--> WAIT --grant (who clears the last of STOP, HELD)--> ATTACHED
+ *    detached --hold (proxy)--> HELD --release (proxy)--> detached, or grant
+ *    ATTACHED --detach (owner), INBOX and QUIESCE clear----> detached
+ *    ATTACHED --park (owner), STOP set, QUIESCE clear------> WAIT
+ *
+ * STOP is set and cleared by who stops the world, INBOX set by anyone and cleared by who has the seat,
+ * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, COLLECT set and
+ * cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
+ * proxy that HOLDs it, or everybody's reader in a stopped world.
+ *
+ * docs/internals/threads.md explains the protocol, stress/models/seat.pml explores it.
+ */
+#ifndef OURO_THREAD_SEAT_H
+#define OURO_THREAD_SEAT_H
+
+#include "base/atomic.h"
+#include "base/check.h"
+#include "base/events.h"
+#include "base/mutex.h"
+
+#include <ouro/object.h>
+#include <ouro/thread.h>
+
+#include <stdalign.h>
+
+enum {
+    SEAT_ATTACHED = 1,
+    SEAT_HELD = 2,
+    SEAT_STOP = 4,
+    SEAT_INBOX = 8,
+    SEAT_QUIESCE = 16,
+    SEAT_WAIT = 32,
+    SEAT_COLLECT = 64,
+    /* Somebody has the seat, or will be granted it, and will see INBOX. */
+    SEAT_TAKEN = SEAT_ATTACHED | SEAT_HELD | SEAT_WAIT,
+};
+static_assert(SEAT_ATTACHED == 1, "ouro_safepoint() compares with it");
+
+enum {
+    SEAT_NAME_BYTES = 32,
+    SEAT_HEAP_BYTES = 8192,
+    SEAT_COUNT_MAX = OURO_ID_MAX, /* ids 1 to this */
+};
+
+struct page;
+
+struct seat {
+    alignas(64) uint32_t word; /* [atomic] */
+    uint32_t id;               /* [const] */
+
+    /* Stacks of pages; anyone pushes, who has the seat takes all. On a line of their own. */
+    alignas(64) struct page *inbox; /* [atomic] pages with merge hints; object/merge.c */
+    struct page *returned;          /* [atomic] pages with blocks that others freed; heap/heap.c */
+
+    alignas(64) ouro_object *dying; /* [owner] objects without references; object/death.c */
+    ouro_object *half_dead;         /* [owner] the one whose destruction was interrupted */
+    bool running;                   /* [owner] object/death.c is at work below on the stack */
+    bool in_destroy;                /* [owner] a type's `destroy` is */
+    bool has_world;                 /* [owner] this thread has stopped the world */
+    bool collecting;                /* [owner] this thread runs a collection */
+    char name[SEAT_NAME_BYTES];     /* [lock: registry] W, and R by others */
+    struct seat *next_free;         /* [lock: registry] */
+    uint64_t events[EVENT_COUNT];   /* [owner W, any R] relaxed: counters */
+
+    alignas(64) char heap[SEAT_HEAP_BYTES]; /* [seat] struct heap of heap/heap.h */
+};
+
+/* The seat of this thread if it is attached, else NULL; if it is registered. Set together with `ouro_self`. */
+extern __thread struct seat *seat_attached_self __attribute__((tls_model("initial-exec")));
+extern __thread struct seat *seat_self __attribute__((tls_model("initial-exec")));
+
+/* All seats that there have ever been: ids 1 to the number. [lock: registry] W; a number once read by a
+ * read-modify-write or under the lock makes those seats readable [S2]. */
+extern mutex seat_registry;
+uint32_t seat_count(void);
+struct seat *seat_by_id(uint32_t id);
+
+/* The caller's seat. Ends the program with a sentence if it is not attached. */
+_Noreturn void seat_misuse(const char *what) __attribute__((cold));
+
+static inline struct seat *seat_required(const char *what)
+{
+    struct seat *self = seat_attached_self;
+
+    if (OURO_UNLIKELY(!self))
+        seat_misuse(what);
+    return self;
+}
+
+static inline void seat_event(struct seat *self, enum event event)
+{
+    store_relaxed(&self->events[event], self->events[event] + 1);
+}
+
+/* Takes a seat for the calling thread: the one given up last, or a new one. Not yet attached. */
+ouro_status seat_take(const char *name, struct seat **seat);
+void seat_give_up(struct seat *seat); /* detached */
+
+/* Number of seats with a thread. */
+uint32_t seat_threads(void);
+
+/* Sets the thread's own variables: attached in that seat, or NULL. */
+void seat_set_self(struct seat *attached);
+
+/* No thread can register any more; true if the caller is the only registered one. */
+bool seat_close_registry(void);
+
+/* attach.c: the owner's moves. */
+void seat_attach(struct seat *self);
+void seat_detach(struct seat *self);
+void seat_safepoint(struct seat *self, bool explicit_point); /* explicit: a collection may run */
+void seat_poll_slow(struct seat *self);
+
+/* A safepoint inside of the library's own long work; no collection starts. */
+static inline void seat_poll(struct seat *self)
+{
+    if (OURO_UNLIKELY(load_relaxed(&self->word) != SEAT_ATTACHED))
+        seat_poll_slow(self);
+}
+
+static inline bool seat_stop_wanted(struct seat *self)
+{
+    return (load_relaxed(&self->word) & SEAT_STOP) != 0;
+}
+
+/* attach.c: moves on other seats, by an attached thread. */
+bool seat_hold_try(struct seat *seat, struct seat *self);
+void seat_release(struct seat *seat, struct seat *self);
+void seat_put_inbox(struct seat *seat,
+                    struct seat *self); /* after something was put into its inbox */
+
+/* The word after somebody has cleared the last of STOP and HELD: true if the waiting owner gets in. */
+static inline bool seat_grant(uint32_t *word)
+{
+    if (!(*word & SEAT_WAIT) || (*word & (SEAT_STOP | SEAT_HELD)))
+        return false;
+    *word = (*word & ~(uint32_t)(SEAT_WAIT | SEAT_QUIESCE)) | SEAT_ATTACHED;
+    return true;
+}
+
+#endif
