@@ -202,7 +202,7 @@ template <class T> inline bool ouro_disown(T *p)
              const ouro_header *: (const ouro_object *)&(p)->ouro)
 #define OURO_REF(field) _Generic(&(*(field))->ouro, ouro_header * : (ouro_ref *)(void *)(field))
 
-#define ouro_incref(p)      ((__typeof__(p))(ouro_incref)(OURO_OF(p)))
+#define ouro_incref(p)      ((__typeof__(p))(void *)(ouro_incref)(OURO_OF(p)))
 #define ouro_decref(p)      (ouro_decref)(OURO_OF(p))
 #define ouro_refcount(p)    (ouro_refcount)(OURO_OF_CONST(p))
 #define ouro_is_unique(p)   (ouro_is_unique)(OURO_OF_CONST(p))

@@ -12,6 +12,7 @@
 #include "gc/schedule.h"
 #include "gc/trial.h"
 #include "heap/heap.h"
+#include "object/death.h"
 #include "thread/grace.h"
 #include "thread/world.h"
 
@@ -160,6 +161,8 @@ static void shed(struct seat *self)
         }
         seat_poll(self);
     }
+    if (self->dying)
+        death_run(self);
     area_ripen(self);
     area_trim(KEEP_EMPTY_BYTES);
 }

@@ -24,6 +24,14 @@ bool schedule_is_due(void)
     return limit && load_relaxed(&net) >= (int64_t)limit && load_relaxed(&disabled) == 0;
 }
 
+/* By who has the seat. */
+static void ask(struct seat *seat)
+{
+    /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
+    if (!(load_relaxed(&seat->word) & SEAT_COLLECT))
+        fetch_or_acq_rel(&seat->word, SEAT_COLLECT);
+}
+
 void schedule_grew(struct seat *seat, int64_t objects)
 {
     int64_t now = fetch_add_relaxed(&net, objects) + objects;
@@ -31,9 +39,8 @@ void schedule_grew(struct seat *seat, int64_t objects)
     /* A heap that has shrunk owes nothing: what is new from now on counts. */
     if (now < 0)
         cas_relaxed(&net, &now, (int64_t)0);
-    if (objects > 0 && schedule_is_due() && !(load_relaxed(&seat->word) & SEAT_COLLECT))
-        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
-        fetch_or_acq_rel(&seat->word, SEAT_COLLECT);
+    if (objects > 0 && schedule_is_due())
+        ask(seat);
 }
 
 size_t schedule_net_new(void)
@@ -89,6 +96,8 @@ void ouro_gc_enable(void)
     uint32_t before = fetch_sub_relaxed(&disabled, 1u);
 
     REQUIRE(before != 0, "ouro_gc_enable() without an ouro_gc_disable() before it");
+    if (seat_attached_self && schedule_is_due())
+        ask(seat_attached_self);
 }
 
 bool ouro_gc_is_enabled(void)

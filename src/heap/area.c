@@ -186,7 +186,7 @@ static bool ripen_locked(size_t *ripe);
 
 struct page *area_take(struct seat *self, size_t bytes, bool *fresh)
 {
-    size_t run = (bytes + PAGE_BYTES - 1) / PAGE_BYTES;
+    size_t run = bytes / PAGE_BYTES + (bytes % PAGE_BYTES != 0);
     struct page *page;
     size_t ripe = 0;
 

@@ -232,8 +232,11 @@ static void page_is_empty(struct seat *seat, struct seat *self, struct page *pag
     unlist_page(heap, page);
     list_page(heap, page, true);
     heap->empties++;
-    if (heap->empties > EMPTIES_MIN + heap->pages / 2)
-        retire_page(seat, self, page);
+
+    struct heap_slot *slot = &heap->slots[page->slot];
+    while (heap->empties > EMPTIES_MIN + (heap->pages - heap->empties) / 2 && slot->last &&
+           slot->last->used == 0)
+        retire_page(seat, self, slot->last);
 }
 
 /* After blocks of a page that is not current were collected, or one was freed; the page gets to where it belongs. */

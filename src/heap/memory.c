@@ -83,7 +83,7 @@ size_t ouro_trim(void)
             seat_release(seat, self);
         }
     }
-    /* Two passes of this thread complete a period if no other thread is attached. */
+    /* What the releases have left is destroyed at the safepoint. Two passes of this thread complete a period if no other thread is attached. */
     area_ripen(self);
     seat_safepoint(self, false);
     area_ripen(self);

@@ -164,6 +164,8 @@ void(ouro_immortalize)(ouro_object *o)
         store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
     else if (id != OURO_ID_IMMORTAL)
         merge_hint(self, o);
+    if (OURO_UNLIKELY(self->dying != NULL))
+        death_run(self);
 }
 
 bool(ouro_disown)(ouro_object *o)

@@ -78,8 +78,8 @@ static ouro_status seat_make_locked(struct seat **seat)
     store_relaxed(&s->word, world_is_stopping_locked() ? SEAT_STOP : 0u);
     thread_hooks.seat_made(s);
     table[s->id] = s;
-    store_release(&made,
-                  made + 1); /* [S2] release: the seat and its place in the table; seat_count() */
+    /* [S2] release: the seat and its place in the table; seat_count() */
+    store_release(&made, made + 1);
     *seat = s;
     return OURO_OK;
 }

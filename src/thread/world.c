@@ -183,6 +183,8 @@ void world_start(struct seat *self)
         if ((w & SEAT_INBOX) && !(w & SEAT_TAKEN) && seat_hold_try(seat, self))
             seat_release(seat, self);
     }
+    if (self->dying)
+        thread_hooks.destroy(self);
 }
 
 void ouro_world_stop(void)
