@@ -12,6 +12,7 @@ const struct thread_hooks thread_hooks = {
     .seat_made = heap_init,
     .drain = merge_drain,
     .destroy = death_run,
+    .quiesced = area_ripen,
     .flush = heap_flush,
     .collect = collect_automatic,
 };

@@ -126,9 +126,12 @@ void seat_detach(struct seat *self)
 
 void seat_safepoint(struct seat *self, bool explicit_point)
 {
-    settle(self, false);
+    bool quiesced = settle(self, false);
+
     if (seat_stop_wanted(self))
         park(self);
+    if (quiesced)
+        thread_hooks.quiesced(self);
     /* A drain may be asked for again at once by others; once a safepoint is enough. */
     settle(self, true);
     if (load_relaxed(&self->word) & SEAT_INBOX)

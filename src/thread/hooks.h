@@ -19,6 +19,9 @@ struct thread_hooks {
     /* Goes on with destroying what waits on the list of `self`, until nothing waits or STOP is set. */
     void (*destroy)(struct seat *self);
 
+    /* A grace period was acknowledged at a safepoint: what waited for it may be ripe, or need another. */
+    void (*quiesced)(struct seat *self);
+
     /* Hands over blocks of other seats that are still gathered. */
     void (*flush)(struct seat *self);
 
