@@ -1,10 +1,9 @@
 /*
  * ouro/fast.h - the inline fast paths. Included by <ouro/object.h>.
  *
- * One compare decides whether the object is mine and its count has room.  `tag` is `my id << 16 | 1`; the
- * difference to `owned` is small only if the ids are equal.  For decref the candidate bit, which has to be
- * set, is rotated to the top, so that one compare sees id, bit and "count of at least 2" together.
- * What these functions write is an object's `owned` word, and only when it carries this thread's id.
+ * Is the object mine, and has the count room?  A thread that may not touch objects has an id that no object has.
+ * For decref a positive signed number says two things together: not fresh, and a reference is left.
+ * What these functions write is the `local` half of an object that carries this thread's id.
  */
 #ifndef OURO_OBJECT_H
 #include <ouro/object.h> /* which includes the one of the two that is wanted */
@@ -21,12 +20,13 @@ OURO_BEGIN_DECLS
  */
 OURO_API inline ouro_object *ouro_incref(ouro_object *o)
 {
-    uint32_t w = __atomic_load_n(&o->ouro.owned, __ATOMIC_RELAXED);
+    uint16_t owner = __atomic_load_n(&o->ouro.owner, __ATOMIC_RELAXED);
+    uint16_t local = __atomic_load_n(&o->ouro.local, __ATOMIC_RELAXED);
 
-    if (OURO_LIKELY((w ^ ouro_self.tag) < 0xFFFEu))
-        __atomic_store_n(&o->ouro.owned, w + OURO_OWNED_ONE, __ATOMIC_RELAXED);
-    else if (w < OURO_ID_IMMORTAL << 16)
-        ouro_incref_slow(o);
+    if (OURO_LIKELY(owner == ouro_self.id && OURO_LOCAL_COUNT(local + 1u) != 0))
+        __atomic_store_n(&o->ouro.local, (uint16_t)(local + 1u), __ATOMIC_RELAXED);
+    else if (owner != OURO_ID_IMMORTAL)
+        ouro_incref_slow(o, owner);
     return o;
 }
 
@@ -37,13 +37,13 @@ OURO_API inline ouro_object *ouro_incref(ouro_object *o)
  */
 OURO_API inline void ouro_decref(ouro_object *o)
 {
-    uint32_t w = __atomic_load_n(&o->ouro.owned, __ATOMIC_RELAXED);
-    uint32_t x = w ^ ouro_self.tag;
+    uint16_t owner = __atomic_load_n(&o->ouro.owner, __ATOMIC_RELAXED);
+    uint16_t local = (uint16_t)(__atomic_load_n(&o->ouro.local, __ATOMIC_RELAXED) - 1u);
 
-    if (OURO_LIKELY((x >> 1 | x << 31) - 2u < 0x7FFEu))
-        __atomic_store_n(&o->ouro.owned, w - OURO_OWNED_ONE, __ATOMIC_RELAXED);
-    else if (w < OURO_ID_IMMORTAL << 16)
-        ouro_decref_slow(o);
+    if (OURO_LIKELY(owner == ouro_self.id && (int16_t)local > 0))
+        __atomic_store_n(&o->ouro.local, local, __ATOMIC_RELAXED);
+    else if (owner != OURO_ID_IMMORTAL)
+        ouro_decref_slow(o, owner);
 }
 
 /*

@@ -76,7 +76,7 @@ OURO_API void ouro_gc_set_threshold(size_t objects, unsigned percent);
 OURO_API void ouro_gc_get_threshold(size_t *objects, unsigned *percent);
 
 /* Callbacks are called in the order in which they were added. OURO_BUSY: that pair is there already; OURO_LIMIT: 32
- * are. Any thread; never a safepoint. */
+ * are; OURO_INVALID: NULL. Any thread; never a safepoint. */
 OURO_API OURO_NODISCARD ouro_status ouro_gc_add_callback(ouro_gc_callback callback, void *argument);
 
 /* OURO_ABSENT if the pair is not there. A collection under way on another thread may still call it once.

@@ -25,7 +25,8 @@
 /*
  * The 16 bytes in front of every object. Read them with ouro_describe(); never write them.
  *
- *     byte  0  owned    owner's id : 16 | count : 15 | candidate : 1
+ *     byte  0  local    fresh : 1 | the owner's count : 15
+ *           2  owner    id of the owner's seat
  *           4  shared   count : 28, signed | spare | IMMORTAL | WEAK | MERGED
  *           8  gc       the collector's scratch, 0 outside of its work
  *          12  type     index of the type; 0: this block of memory is free
@@ -33,8 +34,10 @@
  *          15  flags    see OURO_FLAG_...
  */
 typedef struct ouro_header {
-    uint32_t
-        owned; /* [seat holder W, any R] relaxed: only one writer at a time, see docs/internals/count.md */
+    /* Relaxed both: one writer at a time, see docs/internals/count.md. Two fields, and not one word, so that the
+     * fast paths have as few instructions as can be that wait for the object's cache line. */
+    uint16_t local;  /* [seat holder W, any R] */
+    uint16_t owner;  /* [seat holder W, any R] */
     uint32_t shared; /* [atomic] */
     uint32_t gc;     /* [stopped] */
     uint16_t type;   /* [const] */
@@ -50,15 +53,15 @@ typedef struct ouro_object {
 /* A reference field of which nothing is known but that it is one. It may alias pointers of other types. */
 typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 
-/* owned */
-#define OURO_CANDIDATE      1u
-#define OURO_OWNED_ONE      2u
-#define OURO_OWNED_COUNT(w) (((w) >> 1) & 0x7FFFu)
-#define OURO_OWNED_ID(w)    ((w) >> 16)
-#define OURO_ID_MERGED      0u      /* nobody's: `shared` alone counts */
-#define OURO_ID_MAX         0xFFFDu /* the largest id of a thread's seat */
-#define OURO_ID_NOBODY      0xFFFEu /* the id of a thread that may not touch objects */
-#define OURO_ID_IMMORTAL    0xFFFFu
+/* local */
+#define OURO_FRESH          0x8000u /* has lost no reference since it was last examined; reserved */
+#define OURO_LOCAL_COUNT(l) ((l)&0x7FFFu)
+
+/* owner */
+#define OURO_ID_MERGED   0u      /* nobody's: `shared` alone counts */
+#define OURO_ID_MAX      0xFFFDu /* the largest id of a thread's seat */
+#define OURO_ID_NOBODY   0xFFFEu /* the id of a thread that may not touch objects */
+#define OURO_ID_IMMORTAL 0xFFFFu
 
 /* shared */
 #define OURO_MERGED          1u
@@ -81,7 +84,7 @@ typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 
 /* The state of a thread that the fast paths need. */
 struct ouro_self {
-    uint32_t tag;         /* [owner] id << 16 | 1; the id is OURO_ID_NOBODY unless attached */
+    uint16_t id;          /* [owner] of this thread's seat; OURO_ID_NOBODY unless attached */
     const uint32_t *word; /* [owner] the word of this thread's seat */
 };
 
@@ -90,8 +93,8 @@ OURO_BEGIN_DECLS
 OURO_API extern __thread struct ouro_self ouro_self __attribute__((tls_model("initial-exec")));
 
 /* What the inline functions call when their one compare fails. */
-OURO_API void ouro_incref_slow(ouro_object *o) OURO_COLD;
-OURO_API void ouro_decref_slow(ouro_object *o) __attribute__((noinline));
+OURO_API void ouro_incref_slow(ouro_object *o, uint32_t owner) OURO_COLD;
+OURO_API void ouro_decref_slow(ouro_object *o, uint32_t owner) __attribute__((noinline));
 OURO_API void ouro_safepoint_slow(void) OURO_COLD;
 
 /* The three everyday functions as a check build has them: each looks at its argument and at the thread, and ends the
@@ -119,8 +122,8 @@ OURO_BEGIN_DECLS
 OURO_API uint32_t ouro_refcount(const ouro_object *o);
 
 /*
- * True if the caller's reference is the only one and nothing refers to the object weakly, so that nobody
- * else can reach it. What others did to it before they dropped their references has then happened.
+ * True if the caller's reference is known to be the only one and nothing refers to the object weakly, so that
+ * nobody else can reach it. False if another thread owns the object, since only that one can tell. What others did to it before they dropped their references has then happened.
  * Attached; never a safepoint.
  */
 OURO_API bool ouro_is_unique(const ouro_object *o);
@@ -129,14 +132,14 @@ OURO_API bool ouro_is_unique(const ouro_object *o);
  * Makes an object live as long as the process. For ever: it can't be undone. The caller holds a reference
  * and keeps it; any thread may call it, at any time, more than once. The object is not freed from the
  * moment this returns; counting it writes nothing from the owner's next safepoint on. What it refers to is
- * kept too. Attached; never a safepoint.
+ * kept too. May run the `destroy` of other objects. Attached; never a safepoint.
  */
 OURO_API void ouro_immortalize(ouro_object *o);
 
 /*
  * Gives up being the owner of an object that the caller is about to hand to another thread, so that counting
  * and freeing there needs nobody's help. Works if the caller's reference is the only one (and nothing refers
- * to the object weakly), and returns whether it did; if not, nothing has changed and nothing is wrong.
+ * to the object weakly), and returns whether nobody owns it now; if not, nothing has changed and nothing is wrong.
  * Attached; never a safepoint.
  */
 OURO_API bool ouro_disown(ouro_object *o);

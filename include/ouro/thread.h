@@ -70,7 +70,8 @@ OURO_API void ouro_restore(ouro_state state);
  */
 OURO_API void ouro_world_stop(void);
 
-/* Lets them go on. Attached, by the thread that stopped them; never a safepoint. */
+/* Lets them go on. May run `destroy`, of what others have dropped in the meantime. Attached, by the thread that
+ * stopped them; never a safepoint. */
 OURO_API void ouro_world_start(void);
 
 /*
@@ -107,9 +108,11 @@ static inline void ouro_scope_end(struct ouro_scope *scope)
 }
 
 /* OURO_DETACHED { ... }: the block runs detached. `break` leaves it; so do return and goto. */
-#define OURO_DETACHED                                                    \
-    for (struct ouro_scope ouro_scope_                                   \
-         __attribute__((cleanup(ouro_scope_end))) = ouro_scope_detach(); \
-         !ouro_scope_.left; ouro_scope_.left = true)
+#define OURO_DETACHED OURO_DETACHED_AS(OURO_PASTE(ouro_scope_, __COUNTER__))
+#define OURO_DETACHED_AS(scope)                                                                  \
+    for (struct ouro_scope scope __attribute__((cleanup(ouro_scope_end))) = ouro_scope_detach(); \
+         !scope.left; scope.left = true)
+#define OURO_PASTE(a, b)  OURO_PASTE_(a, b)
+#define OURO_PASTE_(a, b) a##b
 
 #endif

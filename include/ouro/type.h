@@ -56,8 +56,9 @@ typedef struct ouro_type_spec {
 } ouro_type_spec;
 
 /* The offset of a field; does not compile if the field is no reference to an object. */
-#define OURO_FIELD(structure, field) \
-    ((uint16_t)(offsetof(structure, field) + 0 * sizeof(((structure *)0)->field->ouro.owned)))
+#define OURO_FIELD(structure, field)                                                            \
+    ((uint16_t)(offsetof(structure, field) + 0 * sizeof(((structure *)0)->field->ouro.shared) + \
+                0 * sizeof(char[offsetof(structure, field) <= UINT16_MAX ? 1 : -1])))
 
 OURO_BEGIN_DECLS
 

@@ -49,11 +49,14 @@ void os_unmap(void *start, size_t bytes)
     (void)failed;
 }
 
-void os_discard(void *start, size_t bytes)
+bool os_discard(void *start, size_t bytes)
 {
     ASSERT(((uintptr_t)start | bytes) % OS_PAGE == 0);
-    while (madvise(start, bytes, MADV_DONTNEED) && errno == EAGAIN)
-        continue;
+    while (madvise(start, bytes, MADV_DONTNEED)) {
+        if (errno != EAGAIN)
+            return false;
+    }
+    return true;
 }
 
 bool os_futex_wait(const uint32_t *word, uint32_t expected, uint64_t timeout_ns)

@@ -13,8 +13,9 @@
 void *os_map(size_t bytes, size_t alignment);
 void os_unmap(void *start, size_t bytes);
 
-/* Gives the memory back and keeps the addresses; the content is zero afterwards. Whole pages. */
-void os_discard(void *start, size_t bytes);
+/* Gives the memory back and keeps the addresses; the content is zero afterwards. Whole pages. False if the system
+ * refuses, as it does for locked memory: then nothing has changed. */
+bool os_discard(void *start, size_t bytes);
 
 /* Sleeps while *word is `expected`, at most `timeout_ns` (0: no limit); may wake early. False: time is up. */
 bool os_futex_wait(const uint32_t *word, uint32_t expected, uint64_t timeout_ns);

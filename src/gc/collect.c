@@ -25,7 +25,7 @@
 enum {
     CALLBACKS_MAX = 32,
     KEEP_EMPTY_PAGES = 64,      /* of a seat, at a collection; and an eighth of what it uses */
-    KEEP_EMPTY_BYTES = 8 << 20, /* free, of all */
+    KEEP_EMPTY_BYTES = 8 << 20, /* free, of all, and what was used since the last collection */
 };
 
 enum { CLAIM_FREE, CLAIM_TAKEN, CLAIM_AWAITED };
@@ -71,7 +71,7 @@ static void claim_release(void)
 
 /* --- callbacks --------------------------------------------------------------------------------------- */
 
-static void call_back(const ouro_gc_info *info)
+static void call_back(struct seat *self, const ouro_gc_info *info)
 {
     struct callback copy[CALLBACKS_MAX];
     size_t count;
@@ -80,8 +80,12 @@ static void call_back(const ouro_gc_info *info)
     count = callback_count;
     memcpy(copy, callbacks, count * sizeof *copy);
     mutex_unlock(&gc_lock);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         copy[i].function(info, copy[i].argument);
+        REQUIRE(seat_attached_self == self,
+                "a callback of the collector has returned detached: put back what was, by "
+                "ouro_restore()");
+    }
 }
 
 static size_t find_callback_locked(ouro_gc_callback function, void *argument)
@@ -163,8 +167,11 @@ static void shed(struct seat *self)
     }
     if (self->dying)
         death_run(self);
+    /* If no other thread is attached this completes a period, and what was found can be used at once. */
     area_ripen(self);
-    area_trim(KEEP_EMPTY_BYTES);
+    seat_poll(self);
+    area_ripen(self);
+    area_trim_unused(KEEP_EMPTY_BYTES);
 }
 
 /* --- the collection ---------------------------------------------------------------------------------- */
@@ -202,7 +209,7 @@ static size_t collect(struct seat *self, ouro_gc_reason reason)
     self->collecting = true;
     info.number = next_number();
     info.net_new = schedule_net_new();
-    call_back(&info);
+    call_back(self, &info);
 
     uint64_t start = os_now_ns();
     info.stop_ns = world_stop(self);
@@ -211,8 +218,8 @@ static size_t collect(struct seat *self, ouro_gc_reason reason)
     trial_full(self, &trial);
     note_sheds();
     grace_in_stopped_world();
-    world_start(self);
     info.pause_ns = os_now_ns() - stopped;
+    world_start(self);
 
     net_new -= (int64_t)dissolve(self, &trial);
     shed(self);
@@ -225,7 +232,7 @@ static size_t collect(struct seat *self, ouro_gc_reason reason)
     info.total_ns = os_now_ns() - start;
     add_up(&info);
     seat_event(self, EVENT_COLLECT);
-    call_back(&info);
+    call_back(self, &info);
     self->collecting = false;
     return trial.garbage;
 }

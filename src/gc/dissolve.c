@@ -23,7 +23,15 @@ enum { POLL_OBJECTS = 64 };
 struct clear_visitor {
     ouro_visitor visitor;
     struct seat *self;
+    uint32_t until_poll;
 };
+
+static void settle(struct seat *self)
+{
+    if (self->dying || self->half_dead)
+        death_run(self);
+    seat_poll(self);
+}
 
 static inline void clear_field(struct seat *self, ouro_ref *field)
 {
@@ -41,8 +49,16 @@ static inline void clear_field(struct seat *self, ouro_ref *field)
 
 static void clear_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        clear_field(((struct clear_visitor *)visitor)->self, &fields[i]);
+    struct clear_visitor *clear = (struct clear_visitor *)visitor;
+
+    for (size_t i = 0; i < count; i++) {
+        clear_field(clear->self, &fields[i]);
+        /* Nobody else knows the object, so the world may stop and go on while it is half clear. */
+        if (--clear->until_poll == 0) {
+            clear->until_poll = POLL_OBJECTS;
+            settle(clear->self);
+        }
+    }
 }
 
 static void clear_object(struct seat *self, ouro_object *o)
@@ -52,7 +68,7 @@ static void clear_object(struct seat *self, ouro_object *o)
     for (size_t f = 0; f < type->field_count; f++)
         clear_field(self, type_field(o, type->fields[f]));
     if (type->visit) {
-        struct clear_visitor clear = {{clear_fields}, self};
+        struct clear_visitor clear = {{clear_fields}, self, POLL_OBJECTS};
 
         type->visit(o, &clear.visitor);
     }
@@ -66,13 +82,6 @@ static void destroy_object(struct seat *self, ouro_object *o)
     self->running = true;
     death_call_destroy(self, o);
     self->running = false;
-}
-
-static void settle(struct seat *self)
-{
-    if (self->dying)
-        death_run(self);
-    seat_poll(self);
 }
 
 static void each_object(struct seat *self, struct page *page,

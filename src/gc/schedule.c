@@ -15,13 +15,16 @@ static uint64_t threshold = 2000; /* in force; 0: never */
 static uint64_t first = 2000;     /* setting */
 static unsigned percent = 25;     /* setting */
 static uint64_t survivors_last;
-static uint32_t disabled; /* [atomic] how many times */
+static mutex settings = MUTEX_INIT; /* who changes the three above and `threshold` */
+static uint32_t disabled;           /* [atomic] how many times */
 
 bool schedule_is_due(void)
 {
     uint64_t limit = load_relaxed(&threshold);
 
-    return limit && load_relaxed(&net) >= (int64_t)limit && load_relaxed(&disabled) == 0;
+    int64_t now = load_relaxed(&net);
+
+    return limit && now > 0 && (uint64_t)now >= limit && load_relaxed(&disabled) == 0;
 }
 
 /* By who has the seat. */
@@ -55,7 +58,7 @@ size_t schedule_threshold(void)
     return load_relaxed(&threshold);
 }
 
-static void set_threshold(void)
+static void set_threshold_locked(void)
 {
     uint64_t objects = load_relaxed(&first);
     uint64_t share = load_relaxed(&survivors_last) / 100 * load_relaxed(&percent);
@@ -66,15 +69,19 @@ static void set_threshold(void)
 void schedule_collected(int64_t net_new, size_t survivors)
 {
     fetch_sub_relaxed(&net, net_new);
+    mutex_lock(&settings);
     store_relaxed(&survivors_last, (uint64_t)survivors);
-    set_threshold();
+    set_threshold_locked();
+    mutex_unlock(&settings);
 }
 
 void ouro_gc_set_threshold(size_t objects, unsigned percentage)
 {
+    mutex_lock(&settings);
     store_relaxed(&first, (uint64_t)objects);
     store_relaxed(&percent, percentage);
-    set_threshold();
+    set_threshold_locked();
+    mutex_unlock(&settings);
 }
 
 void ouro_gc_get_threshold(size_t *objects, unsigned *percentage)

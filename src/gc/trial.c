@@ -45,13 +45,13 @@ static inline bool is_member(const ouro_object *o)
 
 static inline uint32_t scratch_of(const ouro_object *o)
 {
-    uint32_t w = load_relaxed(&o->ouro.owned);
+    uint16_t owner = load_relaxed(&o->ouro.owner);
     uint32_t s = load_relaxed(&o->ouro.shared);
     int32_t count = OURO_SHARED_COUNT(s);
 
-    if (OURO_OWNED_ID(w))
-        count += (int32_t)OURO_OWNED_COUNT(w);
-    if (OURO_UNLIKELY(count <= 0 || (s & OURO_IMMORTAL) || OURO_OWNED_ID(w) == OURO_ID_IMMORTAL))
+    if (owner != OURO_ID_MERGED)
+        count += (int32_t)OURO_LOCAL_COUNT(load_relaxed(&o->ouro.local));
+    if (OURO_UNLIKELY(count <= 0 || (s & OURO_IMMORTAL) || owner == OURO_ID_IMMORTAL))
         return SCRATCH_HELD | SCRATCH_MEMBER;
     return (uint32_t)count * SCRATCH_ONE | SCRATCH_MEMBER;
 }
@@ -73,7 +73,9 @@ static inline void subtract(ouro_object *o)
 
     if (scratch == 0)
         scratch = scratch_of(o);
-    o->ouro.gc = scratch - SCRATCH_ONE;
+    if (OURO_LIKELY(scratch < SCRATCH_HELD))
+        scratch -= SCRATCH_ONE;
+    o->ouro.gc = scratch;
 }
 
 static inline void subtract_later(struct count_pass *pass, ouro_object *o)

@@ -1,10 +1,9 @@
 /*
  * heap/area.c - the pages of all areas: taking, retiring, giving back.
  *
- * One mutex, taken once for 64 KiB or more.  Pages that have become empty wait in a queue, in the order
- * of their stamps, until a grace period has passed and no seat has them in a stack any more (then nobody
- * but us knows them).  A block of more than 16 MiB is an area of its own; when it is free, what is beyond the first 32 MiB is
- * unmapped and the rest is an area like any other.
+ * One mutex, taken once for 64 KiB or more.  Pages that have become empty wait in a queue, in the order of their
+ * stamps, until a grace period has passed and no seat has them in a stack any more (then nobody but us knows
+ * them).  A block that fits into no area is one of its own, which waits for the next such block when it is free.
  */
 #include "heap/page.h"
 
@@ -16,8 +15,8 @@
 #include <string.h>
 
 enum {
-    RUN_MAX = 256,      /* pages; more is an area of its own */
-    WAITING_BEGIN = 16, /* so many waiting pages are worth a grace period */
+    RUN_MAX = AREA_PAGES - AREA_META_PAGES, /* pages; more is an area of its own */
+    WAITING_BEGIN = 16,                     /* so many waiting pages are worth a grace period */
 };
 
 mutex heap_lock = MUTEX_INIT;
@@ -26,7 +25,11 @@ static struct area *with_free;     /* [lock: heap] where the last page was found
 static struct page *waiting_first; /* [lock: heap] queue of retired pages */
 static struct page *waiting_last;
 static size_t waiting_pages;
+static struct area
+    *free_huge; /* [lock: heap] areas of their own that are free; given back, if possible */
 static size_t free_used_pages; /* [lock: heap] free, but not given back */
+static size_t
+    free_used_least; /* [lock: heap] least of those since area_trim_unused() was called last */
 static size_t area_count;
 static size_t reserved_bytes;
 
@@ -137,6 +140,8 @@ static struct page *take_from_locked(struct area *area, size_t first, size_t run
         pages[i].was_used = true;
         store_relaxed(&pages[i].state, (uint8_t)PAGE_TAIL);
     }
+    if (free_used_least > free_used_pages)
+        free_used_least = free_used_pages;
     area->free_count -= (uint32_t)run;
     pages->run = (uint16_t)run;
     unpoison(pages->start, run * PAGE_BYTES);
@@ -160,6 +165,24 @@ static struct page *take_run_locked(size_t run, bool *fresh)
     return take_from_locked(with_free, AREA_META_PAGES, run, fresh);
 }
 
+/* Of the free ones the smallest that is large enough, and not twice as large. */
+static struct area *take_free_huge_locked(size_t mapped)
+{
+    struct area **best = NULL;
+
+    for (struct area **link = &free_huge; *link; link = &(*link)->next_huge) {
+        if ((*link)->mapped >= mapped && (*link)->mapped / 2 < mapped &&
+            (!best || (*link)->mapped < (*best)->mapped))
+            best = link;
+    }
+    if (!best)
+        return NULL;
+    struct area *area = *best;
+    *best = area->next_huge;
+    reset_page(&area->pages[AREA_META_PAGES]);
+    return area;
+}
+
 static struct page *take_huge_locked(size_t bytes, bool *fresh)
 {
     size_t mapped = bytes + AREA_META_PAGES * (size_t)PAGE_BYTES;
@@ -168,34 +191,41 @@ static struct page *take_huge_locked(size_t bytes, bool *fresh)
         return NULL;
     mapped = (mapped + AREA_BYTES - 1) & ~(size_t)(AREA_BYTES - 1);
 
-    struct area *area = area_map(mapped);
-    if (!area)
-        return NULL;
-    for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++)
-        area->pages[i].state = PAGE_TAIL;
-    area_publish_locked(area, mapped);
-    *fresh = true;
-
+    struct area *area = take_free_huge_locked(mapped);
+    if (!area) {
+        area = area_map(mapped);
+        if (!area)
+            return NULL;
+        for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++)
+            area->pages[i].state = PAGE_TAIL;
+        area_publish_locked(area, mapped);
+    }
     struct page *page = &area->pages[AREA_META_PAGES];
-    page->run = AREA_PAGES - AREA_META_PAGES;
+
+    *fresh = !page->was_used;
     page->was_used = true;
+    page->run = AREA_PAGES - AREA_META_PAGES;
+    unpoison(page->start, area->mapped - AREA_META_PAGES * (size_t)PAGE_BYTES);
     return page;
 }
 
-static bool ripen_locked(size_t *ripe);
+static bool ripen_locked(size_t *ripe, struct area **huge);
+static void give_back_huge(struct area *huge);
 
 struct page *area_take(struct seat *self, size_t bytes, bool *fresh)
 {
     size_t run = bytes / PAGE_BYTES + (bytes % PAGE_BYTES != 0);
+    struct area *huge = NULL;
     struct page *page;
     size_t ripe = 0;
 
     if (fault_hit())
         return NULL;
     mutex_lock(&heap_lock);
-    bool unripe = ripen_locked(&ripe);
+    bool unripe = ripen_locked(&ripe, &huge);
     page = run > RUN_MAX ? take_huge_locked(bytes, fresh) : take_run_locked(run, fresh);
     mutex_unlock(&heap_lock);
+    give_back_huge(huge);
     if (unripe)
         grace_begin(self);
     if (ripe)
@@ -231,24 +261,19 @@ void area_retire(struct seat *self, struct page *page)
         grace_begin(self);
 }
 
-/* What was an area for one block becomes one like any other. */
-static void shrink_huge_locked(struct area *area)
-{
-    if (area->mapped > AREA_BYTES) {
-        os_unmap((char *)area + AREA_BYTES, area->mapped - AREA_BYTES);
-        reserved_bytes -= area->mapped - AREA_BYTES;
-        area->mapped = AREA_BYTES;
-    }
-}
-
-static void free_run_locked(struct page *page)
+/* A run becomes free; an area of its own goes to *huge, for give_back_huge(). */
+static void free_run_locked(struct page *page, struct area **huge)
 {
     struct area *area = area_of(page);
     size_t first = (size_t)(page - area->pages);
     size_t run = page->run;
 
-    if (area->mapped > AREA_BYTES)
-        shrink_huge_locked(area);
+    if (area->mapped > AREA_BYTES) {
+        store_relaxed(&page->state, (uint8_t)PAGE_TAIL);
+        area->next_huge = *huge;
+        *huge = area;
+        return;
+    }
     for (size_t i = first; i < first + run; i++) {
         area->pages[i].was_used = true;
         store_relaxed(&area->pages[i].state, (uint8_t)PAGE_FREE);
@@ -259,8 +284,36 @@ static void free_run_locked(struct page *page)
     poison(page->start, run * PAGE_BYTES);
 }
 
+/* Gives the content of such areas back to the operating system, which may take long, and keeps the addresses. */
+static void give_back_huge(struct area *huge)
+{
+    for (struct area *area = huge, *next; area; area = next) {
+        struct page *page = &area->pages[AREA_META_PAGES];
+        size_t bytes = area->mapped - AREA_META_PAGES * (size_t)PAGE_BYTES;
+
+        next = area->next_huge;
+        unpoison(page->start, bytes);
+        page->was_used = !os_discard(page->start, bytes);
+        poison(page->start, bytes);
+        mutex_lock(&heap_lock);
+        area->next_huge = free_huge;
+        free_huge = area;
+        mutex_unlock(&heap_lock);
+    }
+}
+
+void area_free(struct page *page)
+{
+    struct area *huge = NULL;
+
+    mutex_lock(&heap_lock);
+    free_run_locked(page, &huge);
+    mutex_unlock(&heap_lock);
+    give_back_huge(huge);
+}
+
 /* Frees what may be, adds its pages to *ripe; true if something waits that is not ripe. */
-static bool ripen_locked(size_t *ripe)
+static bool ripen_locked(size_t *ripe, struct area **huge)
 {
     struct page **link = &waiting_first;
     struct page *previous = NULL;
@@ -284,18 +337,20 @@ static bool ripen_locked(size_t *ripe)
             waiting_last = previous;
         waiting_pages -= page->run;
         *ripe += page->run;
-        free_run_locked(page);
+        free_run_locked(page, huge);
     }
     return unripe;
 }
 
 void area_ripen(struct seat *self)
 {
+    struct area *huge = NULL;
     size_t ripe = 0;
 
     mutex_lock(&heap_lock);
-    bool unripe = ripen_locked(&ripe);
+    bool unripe = ripen_locked(&ripe, &huge);
     mutex_unlock(&heap_lock);
+    give_back_huge(huge);
 
     if (ripe)
         seat_event(self, EVENT_PAGE_RIPE);
@@ -305,32 +360,38 @@ void area_ripen(struct seat *self)
 
 /* --- giving back ------------------------------------------------------------------------------------- */
 
+/* Gives back at most *excess free pages of an area; returns how many pages that was. */
 static size_t trim_area_locked(struct area *area, size_t *excess)
 {
-    size_t bytes = 0;
+    size_t given = 0;
 
     for (size_t i = AREA_META_PAGES; i<AREA_PAGES && * excess> 0;) {
         size_t end = i;
 
         while (end<AREA_PAGES && * excess> 0 && bit_get(area->free, end) &&
                area->pages[end].was_used) {
-            area->pages[end++].was_used = false;
+            end++;
             --*excess;
         }
         if (end > i) {
-            unpoison(area->pages[i].start, (end - i) * PAGE_BYTES);
-            os_discard(area->pages[i].start, (end - i) * PAGE_BYTES);
-            poison(area->pages[i].start, (end - i) * PAGE_BYTES);
-            bytes += (end - i) * PAGE_BYTES;
+            char *start = area->pages[i].start;
+            size_t bytes = (end - i) * PAGE_BYTES;
+
+            unpoison(start, bytes);
+            bool done = os_discard(start, bytes);
+            poison(start, bytes);
+            for (size_t j = i; done && j < end; j++)
+                area->pages[j].was_used = false;
+            given += done ? end - i : 0;
         }
         i = end + 1;
     }
-    return bytes;
+    return given;
 }
 
 size_t area_trim(size_t keep)
 {
-    size_t bytes = 0;
+    size_t pages = 0;
 
     /* The mutex is let go between areas, so that nobody waits long for a page. */
     for (struct area *area = area_first(); area; area = area->next) {
@@ -338,11 +399,21 @@ size_t area_trim(size_t keep)
         size_t excess =
             free_used_pages > keep / PAGE_BYTES ? free_used_pages - keep / PAGE_BYTES : 0;
         size_t given = trim_area_locked(area, &excess);
-        free_used_pages -= given / PAGE_BYTES;
+        free_used_pages -= given;
         mutex_unlock(&heap_lock);
-        bytes += given;
+        pages += given;
     }
-    return bytes;
+    return pages * PAGE_BYTES;
+}
+
+size_t area_trim_unused(size_t keep)
+{
+    mutex_lock(&heap_lock);
+    size_t unused = free_used_least * PAGE_BYTES;
+    size_t all = free_used_pages * PAGE_BYTES;
+    free_used_least = free_used_pages;
+    mutex_unlock(&heap_lock);
+    return unused > keep ? area_trim(all - (unused - keep)) : 0;
 }
 
 void area_stats(struct area_stats *stats)

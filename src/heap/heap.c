@@ -3,8 +3,8 @@
  *
  * A page of a seat is in one of these places:
  *
- *    current    blocks are handed out from it; notice: never
- *    in a list  it has free blocks; notice at `used` local frees, which means that it is empty
+ *    current    blocks are handed out from it; notice at 128 local frees, which become a chunk of the stock
+ *    in a list  it has free blocks; notice at 128 local frees, or at `used`, which means that it is empty
  *    nowhere    it is full; notice at the first local free, which puts it into the list
  *
  * Blocks that others free come back through page->returned; the first one to find that list empty puts the page
@@ -93,37 +93,33 @@ static void unlist_page(struct heap *heap, struct page *page)
 
 /* --- lists of blocks --------------------------------------------------------------------------------- */
 
-/* The next link of a free block that stays free. */
-static uint32_t peek_next(struct page *page, uint32_t link)
+/* The words of a free block that stays free. */
+static struct block peek(struct page *page, uint32_t link)
 {
     struct block *block = page_block(page, link);
 
     unpoison(block, sizeof *block);
-    uint32_t next = block->next;
+    struct block copy = *block;
     poison(block, sizeof *block);
-    return next;
+    return copy;
 }
 
-static void set_next(struct page *page, uint32_t link, uint32_t next)
+static void poke(struct page *page, uint32_t link, uint32_t next, uint32_t gc)
 {
     struct block *block = page_block(page, link);
 
     unpoison(block, sizeof *block);
     block->next = next;
+    block->gc = gc;
     poison(block, sizeof *block);
 }
 
-static void append_to_stock(struct page *page, uint32_t list, uint32_t count)
+/* The stock is a list of chunks: the first block of each has the first of the next one, and its own number of
+ * blocks, in `gc`. So nothing is walked over to hand out a bounded number. */
+static void add_chunk(struct page *page, uint32_t list, uint32_t count)
 {
-    uint32_t link = list;
-
-    if (page->stock) {
-        for (uint32_t next; (next = peek_next(page, link)) != 0;)
-            link = next;
-        set_next(page, link, page->stock);
-    }
+    poke(page, list, peek(page, list).next, page->stock | count << 16);
     page->stock = list;
-    page->stock_count += count;
     page->used -= count;
 }
 
@@ -134,14 +130,14 @@ static uint32_t collect_blocks(struct page *page)
     uint32_t found = page->local_count;
 
     if (page->local) {
-        append_to_stock(page, page->local, page->local_count);
+        add_chunk(page, page->local, page->local_count);
         page->local = page->local_count = 0;
     }
     if (load_relaxed(&page->returned)) {
         /* [H3] acquire: the links, and all that was done with the blocks; hand_over() */
         uint32_t word = exchange_acq_rel(&page->returned, 0u);
 
-        append_to_stock(page, word & 0xFFFF, word >> 16);
+        add_chunk(page, word & 0xFFFF, word >> 16);
         found += word >> 16;
     }
     uint32_t prepaid = load_relaxed(&page->prepaid);
@@ -153,24 +149,24 @@ static uint32_t collect_blocks(struct page *page)
     return found;
 }
 
-/* Hands out up to REFILL_BLOCKS that have been used before. */
+/* Hands out a chunk; of one that others have returned at most REFILL_BLOCKS. */
 static uint32_t hand_out_stock(struct page *page)
 {
-    uint32_t count = page->stock_count;
+    uint32_t first = page->stock, link = first;
+    struct block block = peek(page, first);
+    uint32_t count = block.gc >> 16;
 
-    page->free = page->stock;
-    if (count <= REFILL_BLOCKS) {
-        page->stock = page->stock_count = 0;
-    } else {
-        uint32_t link = page->stock;
-
-        count = REFILL_BLOCKS;
+    page->stock = block.gc & 0xFFFF;
+    poke(page, first, block.next, 0);
+    if (count > REFILL_BLOCKS) {
         for (uint32_t i = 1; i < REFILL_BLOCKS; i++)
-            link = peek_next(page, link);
-        page->stock = peek_next(page, link);
-        page->stock_count -= REFILL_BLOCKS;
-        set_next(page, link, 0);
+            link = peek(page, link).next;
+        page->used += count - REFILL_BLOCKS;
+        add_chunk(page, peek(page, link).next, count - REFILL_BLOCKS);
+        poke(page, link, 0, 0);
+        count = REFILL_BLOCKS;
     }
+    page->free = first;
     page->used += count;
     return count;
 }
@@ -239,32 +235,50 @@ static void page_is_empty(struct seat *seat, struct seat *self, struct page *pag
         retire_page(seat, self, slot->last);
 }
 
-/* After blocks of a page that is not current were collected, or one was freed; the page gets to where it belongs. */
+static void collect_and_report(struct seat *seat, struct page *page)
+{
+    uint32_t found = collect_blocks(page);
+
+    if (page->kind == KIND_TRACKED && found)
+        heap_hooks.grew(seat, -(int64_t)found);
+}
+
+static uint32_t notice_of(const struct page *page)
+{
+    return page->used < REFILL_BLOCKS ? page->used : REFILL_BLOCKS;
+}
+
+/* After blocks of a page that is not current were collected, or some were freed; the page gets to where it belongs. */
 static void place_page(struct seat *seat, struct seat *self, struct page *page)
 {
     if (!page->listed)
         list_page(heap_of(seat), page, false);
-    page->notice = page->used;
-    if (page->local_count < page->used)
-        return;
-    if (page->used) {
-        uint32_t found = collect_blocks(page);
+    if (page->used && page->local_count >= notice_of(page))
+        collect_and_report(seat, page);
+    page->notice = notice_of(page);
+    if (page->used == 0)
+        page_is_empty(seat, self, page);
+}
 
-        if (page->kind == KIND_TRACKED)
-            heap_hooks.grew(seat, -(int64_t)found);
-    }
-    page_is_empty(seat, self, page);
+/* By whoever frees its block. Buffers have no hints, so nobody but us knows the pages. */
+static void free_large(struct seat *self, struct page *page)
+{
+    if (page->kind == KIND_TRACKED)
+        heap_hooks.grew(self, -1);
+    if (page->kind == KIND_RAW)
+        area_free(page);
+    else
+        area_retire(self, page);
 }
 
 void heap_notice(struct seat *self, struct page *page)
 {
-    if (page_state(page) == PAGE_LARGE) {
-        if (page->kind == KIND_TRACKED)
-            heap_hooks.grew(self, -1);
-        area_retire(self, page);
-    } else {
+    if (page_state(page) == PAGE_LARGE)
+        free_large(self, page);
+    else if (heap_of(self)->slots[page->slot].current == page)
+        collect_and_report(self, page);
+    else
         place_page(self, self, page);
-    }
 }
 
 /* --- what others gave back --------------------------------------------------------------------------- */
@@ -281,18 +295,14 @@ static void take_returned(struct seat *seat, struct seat *self)
         struct page *next = page->returned_next;
         bool retired = page_state(page) == PAGE_RETIRED;
 
-        /* [H2] release: we are through with the page if it is retired; ripen_locked(). A block that is returned
-         * from now on finds page->returned empty, or has its page pushed by the one who did. */
-        store_release(&page->in_returned, (uint8_t)0);
+        /* [H2] release: we are through with the page if it is retired; ripen_locked(). [H4] acq_rel, and not a store,
+         * since the load below may not come first: a block that is returned from now on either is seen by it or
+         * has its page pushed again. */
+        exchange_acq_rel(&page->in_returned, (uint8_t)0);
         if (!retired && heap_of(seat)->slots[page->slot].current != page &&
             load_relaxed(&page->returned)) {
-            bool was_empty = page->listed && page->used == 0;
-            uint32_t found = collect_blocks(page);
-
-            ASSERT(!was_empty);
-            (void)was_empty;
-            if (page->kind == KIND_TRACKED)
-                heap_hooks.grew(seat, -(int64_t)found);
+            ASSERT(page->used != 0);
+            collect_and_report(seat, page);
             place_page(seat, self, page);
         }
         page = next;
@@ -343,9 +353,7 @@ void heap_free_foreign(struct seat *self, struct page *page, void *p)
     uint32_t link = block_link(p);
 
     if (page_state(page) == PAGE_LARGE) {
-        if (page->kind == KIND_TRACKED)
-            heap_hooks.grew(self, -1);
-        area_retire(self, page);
+        free_large(self, page);
         return;
     }
     poison((char *)p + sizeof *block, page->block_size - sizeof *block);
@@ -430,7 +438,7 @@ void *heap_alloc_slow(struct seat *self, uint32_t slot)
         page = s->current;
     } else {
         s->current = page;
-        page->notice = UINT32_MAX;
+        page->notice = REFILL_BLOCKS;
     }
     if (!page->free && !refill(self, page))
         return heap_alloc_slow(self, slot);
@@ -465,7 +473,7 @@ static uint32_t list_length(struct page *page, uint32_t link)
 {
     uint32_t count = 0;
 
-    for (; link; link = peek_next(page, link))
+    for (; link; link = peek(page, link).next)
         count++;
     return count;
 }
@@ -477,14 +485,12 @@ static void shed_current(struct seat *seat, struct seat *self, struct heap_slot 
 
     if (page == &heap_no_page)
         return;
-    uint32_t found = collect_blocks(page);
+    collect_and_report(seat, page);
     uint32_t handed = list_length(page, page->free);
-    if (page->kind == KIND_TRACKED)
-        heap_hooks.grew(seat, -(int64_t)found);
     if (page->used != handed)
         return;
     if (handed) {
-        append_to_stock(page, page->free, handed);
+        add_chunk(page, page->free, handed);
         page->free = 0;
         if (page->kind == KIND_TRACKED)
             heap_hooks.grew(seat, -(int64_t)handed);

@@ -72,7 +72,12 @@ size_t ouro_trim(void)
     struct seat *self = seat_required("ouro_trim()");
 
     REQUIRE(!self->in_destroy, "ouro_trim() in a type's destroy: it may not pass a safepoint");
+    REQUIRE(
+        !self->has_world,
+        "ouro_trim() by the thread \"%s\", which has stopped the world: ouro_world_start() first",
+        self->name);
     seat_safepoint(self, false);
+    heap_flush(self);
     for (uint32_t id = seat_count(); id > 0; id--) {
         struct seat *seat = seat_by_id(id);
 

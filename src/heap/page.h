@@ -10,11 +10,11 @@
  * A free block is linked in one of its page's lists by the index of the next one plus 1, at offset 4:
  *
  *    free      being handed out                                            [seat]
- *    stock     found free when the lists were collected, not handed out    [seat]
+ *    stock     chunks that were found free when the lists were collected   [seat]
  *    local     freed by who has the seat                                   [seat]
  *    returned  freed by others: index and number in one word               [atomic]
  *
- * A free block of an object page has `owned` 0 and 0 in bytes 8 to 15, so its type says that it is free.
+ * A free block of an object page has 0 in bytes 0 to 3 and 8 to 15, so its type says that it is free.
  *
  * The life of a page; descriptors are never unmapped:
  *
@@ -56,7 +56,8 @@ enum page_state { PAGE_META, PAGE_FREE, PAGE_ACTIVE, PAGE_LARGE, PAGE_TAIL, PAGE
 
 /* A block that is not in use; for objects the layout is that of the header. */
 struct block {
-    uint32_t owned;
+    uint16_t local;
+    uint16_t owner;
     uint32_t next; /* index of a granule of the page, plus 1; 0: the end */
     uint32_t gc;
     uint32_t type_lock_flags;
@@ -70,13 +71,11 @@ struct page {
     uint32_t local;    /* [seat] list */
     uint32_t local_count;
     uint32_t notice; /* [seat] local_count at which something has to be done; see heap.c */
-    uint32_t
-        used; /* [seat] blocks that are in none of stock and returned (those in free and local are) */
+    uint32_t used;   /* [seat] blocks that were handed out and are not in the stock again */
     uint32_t carved; /* [seat] blocks that have ever been handed out since the page was taken */
     uint32_t capacity;
     uint32_t block_size; /* 0: LARGE */
-    uint32_t stock;      /* [seat] list */
-    uint32_t stock_count;
+    uint32_t stock;      /* [seat] list of lists; heap.c */
 
     struct page *next, *prev; /* [seat] the list of its size class */
     uint16_t slot;            /* index of that list: kind and size class */
@@ -101,6 +100,7 @@ struct page {
 
 struct area {
     struct area *next;              /* [const] once published */
+    struct area *next_huge;         /* [lock: heap] free areas for one large block */
     size_t mapped;                  /* [lock: heap] bytes */
     uint32_t free_count;            /* [lock: heap] */
     uint64_t free[AREA_PAGES / 64]; /* [lock: heap] bit: the page is FREE */
@@ -186,6 +186,9 @@ extern mutex heap_lock;
  * *fresh: the pages have not been touched. */
 struct page *area_take(struct seat *self, size_t bytes, bool *fresh);
 
+/* The run becomes free at once: nobody else can know it. */
+void area_free(struct page *page);
+
 /* The page or run becomes free when a grace period has passed. Sets RETIRED. */
 void area_retire(struct seat *self, struct page *page);
 
@@ -194,6 +197,9 @@ void area_ripen(struct seat *self);
 
 /* Gives free pages back to the operating system until at most `keep` bytes of them are left; returns the bytes. */
 size_t area_trim(size_t keep);
+
+/* The same, but only for as many pages as nobody has wanted since it was called last. */
+size_t area_trim_unused(size_t keep);
 
 /* All areas; later ones come first. The list only grows. */
 struct area *area_first(void);

@@ -14,13 +14,13 @@ void ouro_header_decode(const void *bytes, ouro_header_info *info)
 
     memcpy(&h, bytes, sizeof h);
     *info = (ouro_header_info){
-        .owner = OURO_OWNED_ID(h.owned),
-        .owned_count = OURO_OWNED_COUNT(h.owned),
+        .owner = h.owner,
+        .owned_count = OURO_LOCAL_COUNT(h.local),
         .shared_count = OURO_SHARED_COUNT(h.shared),
-        .candidate = (h.owned & OURO_CANDIDATE) != 0,
+        .candidate = !(h.local & OURO_FRESH),
         .merged = (h.shared & OURO_MERGED) != 0,
         .weak = (h.shared & OURO_WEAK) != 0,
-        .immortal = (h.shared & OURO_IMMORTAL) != 0 || OURO_OWNED_ID(h.owned) == OURO_ID_IMMORTAL,
+        .immortal = (h.shared & OURO_IMMORTAL) != 0 || h.owner == OURO_ID_IMMORTAL,
         .gc = h.gc,
         .type = h.type,
         .lock = h.lock,
@@ -36,7 +36,7 @@ void ouro_header_decode(const void *bytes, ouro_header_info *info)
     if (h.type == 0) { /* `shared` is a link */
         info->shared_count = 0;
         info->count = 0;
-        info->merged = info->weak = info->immortal = false;
+        info->candidate = info->merged = info->weak = info->immortal = false;
     }
 }
 

@@ -26,13 +26,12 @@ enum { HOLD_BLOCKS = 256 };
 /* One block, by who has the seat. */
 static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
 {
-    uint32_t w;
+    uint32_t local;
     uint32_t s;
 
     if (is_poisoned(o))
         return;
-    w = load_relaxed(&o->ouro.owned);
-    if (OURO_OWNED_ID(w) != seat->id)
+    if (load_relaxed(&o->ouro.owner) != seat->id)
         return; /* free, merged, immortal, or destroyed */
     /* Relaxed: DEAD was set by this seat, GARBAGE in a stopped world. */
     if (load_relaxed(&o->ouro.flags) & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE))
@@ -41,14 +40,15 @@ static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
     /* [C3] acquire: the flag that ouro_immortalize() has set before it left the hint */
     s = load_acquire(&o->ouro.shared);
     if (s & OURO_IMMORTAL) {
-        store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
+        store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_IMMORTAL);
         return;
     }
     /* In this order: after MERGED is set whoever drops the last reference frees it. */
-    store_relaxed(&o->ouro.owned, 0u);
+    local = OURO_LOCAL_COUNT(load_relaxed(&o->ouro.local));
+    store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_MERGED);
     uint32_t merged;
     do {
-        merged = (s + OURO_OWNED_COUNT(w) * OURO_SHARED_ONE) | OURO_MERGED;
+        merged = (s + local * OURO_SHARED_ONE) | OURO_MERGED;
         /* [C2] acq_rel: the owner's uses, to who frees; the others' uses, if it is dead now */
     } while (!cas_acq_rel(&o->ouro.shared, &s, merged));
     seat_event(self, EVENT_MERGE_DRAIN);
@@ -56,7 +56,7 @@ static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
     if (count_is_zero(merged))
         death_queue(self, o);
     else if (merged & OURO_IMMORTAL)
-        store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
+        store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_IMMORTAL);
 }
 
 static void push_inbox(struct seat *seat, struct page *page)

@@ -13,13 +13,14 @@ static_assert(offsetof(ouro_header, shared) == 4 && offsetof(ouro_header, type) 
                   offsetof(ouro_header, flags) == 15,
               "the layout is public, and a free block relies on it");
 
-/* A block becomes an object with one reference, the caller's. Its candidate bit is set from birth: no young or old
- * collection looks at it yet, so that nobody has to pay for setting it later. */
-static inline ouro_object *be_born(void *block, const struct ouro_type *type)
+/* A block becomes an object with one reference, the caller's. It is not born fresh: no young or old
+ * collection looks at it yet, so that nobody has to pay for noting its first loss. */
+static inline ouro_object *be_born(struct seat *self, void *block, const struct ouro_type *type)
 {
     struct block *header = block;
 
-    store_relaxed(&header->owned, ouro_self.tag + OURO_OWNED_ONE);
+    store_relaxed(&header->local, (uint16_t)1);
+    store_relaxed(&header->owner, (uint16_t)self->id);
     header->next = 0;
     header->gc = 0;
     header->type_lock_flags = type->birth;
@@ -35,7 +36,7 @@ static ouro_object *new_large(struct seat *self, const struct ouro_type *type, s
         return NULL;
     if (!zeroed)
         memset(block + sizeof(ouro_header), 0, bytes - sizeof(ouro_header));
-    return be_born(block, type);
+    return be_born(self, block, type);
 }
 
 static inline void *new_small(struct seat *self, const struct ouro_type *type, uint32_t slot,
@@ -45,7 +46,7 @@ static inline void *new_small(struct seat *self, const struct ouro_type *type, u
 
     if (OURO_UNLIKELY(!block))
         return NULL;
-    be_born(block, type);
+    be_born(self, block, type);
     if (OURO_LIKELY(bytes <= 128)) {
         /* Blocks are multiples of 16. */
         for (size_t i = sizeof(ouro_header); i < bytes; i += 16)

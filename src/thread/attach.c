@@ -19,6 +19,8 @@
 #include "thread/hooks.h"
 #include "thread/world.h"
 
+enum { DRAINS = 256 }; /* of at most 256 blocks each, at one safepoint */
+
 /* Sleeps until somebody has granted ATTACHED. Never spins: stopped threads leave the processor alone. */
 static void sleep_until_granted(struct seat *self)
 {
@@ -65,7 +67,7 @@ static bool settle(struct seat *self, bool drain)
     if (drain && (w & SEAT_INBOX)) {
         /* [S1] acquire: what was put in before INBOX was set; seat_put_inbox() */
         fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_INBOX);
-        thread_hooks.drain(self, self, false);
+        thread_hooks.drain(self, self, true);
         return true;
     }
     return false;
@@ -110,6 +112,9 @@ void seat_detach(struct seat *self)
     for (;;) {
         destroy_all(self);
         thread_hooks.flush(self);
+        w = load_relaxed(&self->word);
+        if ((w & SEAT_INBOX) && (w & SEAT_STOP)) /* the inbox may be large; others wait for us */
+            park(self);
         if (settle(self, true))
             continue;
         w = load_relaxed(&self->word);
@@ -128,14 +133,14 @@ void seat_safepoint(struct seat *self, bool explicit_point)
 {
     bool quiesced = settle(self, false);
 
+    thread_hooks.flush(self);
     if (seat_stop_wanted(self))
         park(self);
     if (quiesced)
         thread_hooks.quiesced(self);
-    /* A drain may be asked for again at once by others; once a safepoint is enough. */
-    settle(self, true);
-    if (load_relaxed(&self->word) & SEAT_INBOX)
-        settle(self, true);
+    /* Not for ever, if others put in more all the time, and not while the world is to stop. */
+    for (int i = 0; i < DRAINS && settle(self, true) && !seat_stop_wanted(self); i++)
+        continue;
     if (self->dying || self->half_dead)
         thread_hooks.destroy(self);
     if (explicit_point && (load_relaxed(&self->word) & SEAT_COLLECT) && !self->collecting) {

@@ -21,6 +21,7 @@
 #include "thread/seat.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum { SPIN_NS = 20000 };
 
@@ -52,21 +53,29 @@ void world_acknowledge(void)
         os_futex_wake(&awaiting, 1);
 }
 
+enum { LATE_NAMES = 16 };
+
+/* Names some; printing may block, so it is done without the mutex. */
 static void name_late_threads(struct seat *self, unsigned ms)
 {
+    char names[LATE_NAMES][SEAT_NAME_BYTES];
+    int count = 0;
+
     fetch_add_relaxed(&late_stops, 1);
     mutex_lock(&seat_registry);
-    for (uint32_t id = seat_count(); id > 0; id--) {
+    for (uint32_t id = seat_count(); id > 0 && count < LATE_NAMES; id--) {
         struct seat *seat = seat_by_id(id);
 
         if (seat != self && (load_relaxed(&seat->word) & SEAT_ATTACHED))
-            fprintf(stderr,
-                    "ouro: the thread \"%s\" has passed no safepoint for %u ms and holds up a stop "
-                    "that \"%s\" asked "
-                    "for: call ouro_safepoint() in its loop, or ouro_detach() before it blocks\n",
-                    seat->name, ms, self->name);
+            memcpy(names[count++], seat->name, SEAT_NAME_BYTES);
     }
     mutex_unlock(&seat_registry);
+    for (int i = 0; i < count; i++)
+        fprintf(stderr,
+                "ouro: the thread \"%s\" has passed no safepoint for %u ms and holds up a stop "
+                "that \"%s\" asked "
+                "for: call ouro_safepoint() in its loop, or ouro_detach() before it blocks\n",
+                names[i], ms, self->name);
 }
 
 static void await_acknowledgements(struct seat *self, uint32_t expected, uint64_t start)
@@ -118,8 +127,8 @@ uint64_t world_stop(struct seat *self)
     uint32_t expected = 0;
     uint64_t start = os_now_ns();
 
+    seat_safepoint(self, false); /* it may run a `destroy`, so before the mutex is taken */
     take_world(self);
-    seat_safepoint(self, false);
     thread_hooks.flush(self);
 
     mutex_lock(&seat_registry);
