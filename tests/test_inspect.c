@@ -28,7 +28,7 @@ Test(inspect, decode_all_zero)
     cr_assert_eq(info.owned_count, 0);
     cr_assert_eq(info.shared_count, 0);
     cr_assert_eq(info.count, 0);
-    cr_assert_not(info.candidate || info.merged || info.weak || info.immortal);
+    cr_assert_not(info.fresh || info.merged || info.weak || info.immortal);
     cr_assert_eq(info.gc, 0);
     cr_assert_eq(info.type, 0);
     cr_assert_eq(info.lock, 0);
@@ -43,7 +43,7 @@ Test(inspect, decode_the_owners_half)
 
     cr_assert_eq(info.owner, 0x1234);
     cr_assert_eq(info.owned_count, 77);
-    cr_assert_not(info.candidate);
+    cr_assert(info.fresh);
     cr_assert_eq(info.count, 77);
 
     header.owner = 0xFFFD;
@@ -51,7 +51,7 @@ Test(inspect, decode_the_owners_half)
     info = decode(&header);
     cr_assert_eq(info.owner, OURO_ID_MAX);
     cr_assert_eq(info.owned_count, 0x7FFF);
-    cr_assert(info.candidate);
+    cr_assert_not(info.fresh);
     cr_assert_eq(info.count, 0x7FFF);
 }
 

@@ -23,7 +23,7 @@ OURO_API inline ouro_object *ouro_incref(ouro_object *o)
     uint16_t owner = __atomic_load_n(&o->ouro.owner, __ATOMIC_RELAXED);
     uint16_t local = __atomic_load_n(&o->ouro.local, __ATOMIC_RELAXED);
 
-    if (OURO_LIKELY(owner == ouro_self.id && OURO_LOCAL_COUNT(local + 1u) != 0))
+    if (OURO_LIKELY(owner == ouro_self.id && !(local & OURO_LOCAL_FULL)))
         __atomic_store_n(&o->ouro.local, (uint16_t)(local + 1u), __ATOMIC_RELAXED);
     else if (owner != OURO_ID_IMMORTAL)
         ouro_incref_slow(o, owner);

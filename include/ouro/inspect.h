@@ -14,7 +14,7 @@ typedef struct ouro_header_info {
     uint32_t owned_count; /* the owner's half of the count */
     int32_t shared_count; /* the half that the others change */
     int64_t count;        /* their sum; OURO_COUNT_IMMORTAL if immortal */
-    bool candidate;
+    bool fresh;
     bool merged;
     bool weak;
     bool immortal;

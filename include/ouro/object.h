@@ -55,6 +55,7 @@ typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 
 /* local */
 #define OURO_FRESH          0x8000u /* has lost no reference since it was last examined; reserved */
+#define OURO_LOCAL_FULL     0x4000u /* the count has no room: half of it moves into `shared` first */
 #define OURO_LOCAL_COUNT(l) ((l)&0x7FFFu)
 
 /* owner */
@@ -90,7 +91,7 @@ struct ouro_self {
 
 OURO_BEGIN_DECLS
 
-OURO_API extern __thread struct ouro_self ouro_self __attribute__((tls_model("initial-exec")));
+OURO_API extern __thread __attribute__((tls_model("initial-exec"))) struct ouro_self ouro_self;
 
 /* What the inline functions call when their one compare fails. */
 OURO_API void ouro_incref_slow(ouro_object *o, uint32_t owner) OURO_COLD;

@@ -17,7 +17,7 @@ void ouro_header_decode(const void *bytes, ouro_header_info *info)
         .owner = h.owner,
         .owned_count = OURO_LOCAL_COUNT(h.local),
         .shared_count = OURO_SHARED_COUNT(h.shared),
-        .candidate = !(h.local & OURO_FRESH),
+        .fresh = (h.local & OURO_FRESH) != 0,
         .merged = (h.shared & OURO_MERGED) != 0,
         .weak = (h.shared & OURO_WEAK) != 0,
         .immortal = (h.shared & OURO_IMMORTAL) != 0 || h.owner == OURO_ID_IMMORTAL,
@@ -36,7 +36,7 @@ void ouro_header_decode(const void *bytes, ouro_header_info *info)
     if (h.type == 0) { /* `shared` is a link */
         info->shared_count = 0;
         info->count = 0;
-        info->candidate = info->merged = info->weak = info->immortal = false;
+        info->merged = info->weak = info->immortal = false;
     }
 }
 
@@ -66,6 +66,7 @@ size_t ouro_describe(const void *bytes, char *text, size_t size)
     };
     ouro_header_info info;
     char owner[32], count[32], set[96] = "";
+    int used = 0;
 
     ouro_header_decode(bytes, &info);
     if (info.type == 0)
@@ -78,12 +79,13 @@ size_t ouro_describe(const void *bytes, char *text, size_t size)
         snprintf(count, sizeof count, "count %lld", (long long)info.count);
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         if (info.flags & flags[i].flag)
-            strcat(set, flags[i].name);
+            used += snprintf(set + used, sizeof set - (size_t)used, "%s", flags[i].name);
     }
-    int length = snprintf(
-        text, size, "%s: %s = owned %u (%s%s) + shared %d%s%s; gc %u; type %u; lock %u; flags%s",
-        info.type_name, count, info.owned_count, owner, info.candidate ? ", candidate" : "",
-        info.shared_count, info.merged ? " MERGED" : "", info.weak ? " WEAK" : "", info.gc,
-        info.type, info.lock, *set ? set : " none");
+    int length =
+        snprintf(text, size,
+                 "%s: %s = owned %u (%s%s) + shared %d%s%s; gc %u; type %u; lock %u; flags%s",
+                 info.type_name, count, info.owned_count, owner, info.fresh ? ", fresh" : "",
+                 info.shared_count, info.merged ? " MERGED" : "", info.weak ? " WEAK" : "", info.gc,
+                 info.type, info.lock, *set ? set : " none");
     return length > 0 ? (size_t)length : 0;
 }

@@ -9,7 +9,7 @@
 
 enum {
     SHARED_LIMIT = 1 << 26, /* references; more, and the object is immortal */
-    OVERFLOW_HALF = 0x4000,
+    OVERFLOW_HALF = OURO_LOCAL_FULL / 2,
 };
 
 /* --- incref ------------------------------------------------------------------------------------------ */
@@ -208,7 +208,7 @@ ouro_object *ouro_incref_checked(ouro_object *o)
 
     uint16_t owner = load_relaxed(&o->ouro.owner);
     uint16_t local = load_relaxed(&o->ouro.local);
-    if (owner == ouro_self.id && OURO_LOCAL_COUNT(local + 1u) != 0)
+    if (owner == ouro_self.id && !(local & OURO_LOCAL_FULL))
         store_relaxed(&o->ouro.local, (uint16_t)(local + 1u));
     else if (owner != OURO_ID_IMMORTAL)
         ouro_incref_slow(o, owner);
