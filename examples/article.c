@@ -560,8 +560,8 @@ static void show_layout(void)
     }
     memcpy(bytes, chain, sizeof bytes);
     ouro_header_decode(bytes, &info);
-    printf("  CPython, byte %2zu  _gc_next         here, byte %2zu  the owner's count, its id\n",
-           offsetof(struct cpython_tracked, _gc_next), offsetof(ouro_header, local));
+    printf("  CPython, byte %2zu  _gc_next         here, byte %2zu  owned: owner's id, its count\n",
+           offsetof(struct cpython_tracked, _gc_next), offsetof(ouro_header, owned));
     printf("          byte %2zu  _gc_prev               byte %2zu  shared: count of the others, "
            "flags\n",
            offsetof(struct cpython_tracked, _gc_prev), offsetof(ouro_header, shared));
@@ -754,7 +754,7 @@ static void show_biased_counts(void)
     print_bytes("another thread's one:", foreign);
     memcpy(&from, alone, sizeof from);
     memcpy(&to, owner, sizeof to);
-    claim(to.local - from.local == 1 && !memcmp(alone + 2, owner + 2, 14),
+    claim(to.owned - from.owned == 1 && !memcmp(alone + 2, owner + 2, 14),
           "the owner's: bytes 0 and 1 are greater by 1, no other has changed");
     memcpy(&from, foreign, sizeof from);
     claim(from.shared - to.shared == OURO_SHARED_ONE && !memcmp(owner, foreign, 4) &&

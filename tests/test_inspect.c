@@ -38,7 +38,7 @@ Test(inspect, decode_all_zero)
 
 Test(inspect, decode_the_owners_half)
 {
-    ouro_header header = {.local = 77 | OURO_FRESH, .owner = 0x1234, .type = 1};
+    ouro_header header = {.owned = 0x1234u << 16 | 77 | OURO_FRESH, .type = 1};
     ouro_header_info info = decode(&header);
 
     cr_assert_eq(info.owner, 0x1234);
@@ -46,8 +46,7 @@ Test(inspect, decode_the_owners_half)
     cr_assert(info.fresh);
     cr_assert_eq(info.count, 77);
 
-    header.owner = 0xFFFD;
-    header.local = 0x7FFF;
+    header.owned = 0xFFFDu << 16 | 0x7FFF;
     info = decode(&header);
     cr_assert_eq(info.owner, OURO_ID_MAX);
     cr_assert_eq(info.owned_count, 0x7FFF);
@@ -57,7 +56,7 @@ Test(inspect, decode_the_owners_half)
 
 Test(inspect, decode_the_shared_word)
 {
-    ouro_header header = {.local = 10, .owner = 5, .shared = 3 * OURO_SHARED_ONE, .type = 1};
+    ouro_header header = {.owned = 5u << 16 | 10, .shared = 3 * OURO_SHARED_ONE, .type = 1};
     ouro_header_info info = decode(&header);
 
     cr_assert_eq(info.shared_count, 3);
@@ -85,12 +84,12 @@ Test(inspect, decode_the_shared_word)
 
 Test(inspect, decode_immortal_ones)
 {
-    ouro_header header = {.local = 1, .owner = 7, .shared = OURO_IMMORTAL, .type = 1};
+    ouro_header header = {.owned = 7u << 16 | 1, .shared = OURO_IMMORTAL, .type = 1};
     ouro_header_info info = decode(&header);
 
     cr_assert(info.immortal);
     cr_assert_eq(info.count, OURO_COUNT_IMMORTAL);
-    header = (ouro_header){.owner = OURO_ID_IMMORTAL, .shared = OURO_IMMORTAL, .type = 1};
+    header = (ouro_header){.owned = OURO_ID_IMMORTAL << 16, .shared = OURO_IMMORTAL, .type = 1};
     info = decode(&header);
     cr_assert(info.immortal);
     cr_assert_eq(info.owner, OURO_ID_IMMORTAL);
@@ -114,7 +113,7 @@ Test(inspect, decode_from_anywhere)
     /* Bytes of a core dump need not be aligned. */
     unsigned char bytes[64];
     ouro_header header = {
-        .local = 2, .owner = 9, .shared = 0x20, .gc = 1, .type = 60000, .flags = 8};
+        .owned = 9u << 16 | 2, .shared = 0x20, .gc = 1, .type = 60000, .flags = 8};
     ouro_header_info expected = decode(&header), info;
 
     for (size_t offset = 0; offset < 17; offset++) {
@@ -170,7 +169,7 @@ Test(inspect, describe_says_the_type_and_the_count)
 Test(inspect, describe_cuts_like_snprintf)
 {
     ouro_header header = {
-        .local = 4, .owner = 3, .shared = 0x37, .gc = 77, .type = 9, .flags = 0xFF};
+        .owned = 3u << 16 | 4, .shared = 0x37, .gc = 77, .type = 9, .flags = 0xFF};
     char whole[500], text[500];
     size_t length = ouro_describe(&header, whole, sizeof whole);
 

@@ -14,8 +14,7 @@ Test(object, header_layout)
 {
     cr_assert_eq(sizeof(ouro_header), 16);
     cr_assert_eq(sizeof(ouro_object), 16);
-    cr_assert_eq(offsetof(ouro_header, local), 0);
-    cr_assert_eq(offsetof(ouro_header, owner), 2);
+    cr_assert_eq(offsetof(ouro_header, owned), 0);
     cr_assert_eq(offsetof(ouro_header, shared), 4);
     cr_assert_eq(offsetof(ouro_header, gc), 8);
     cr_assert_eq(offsetof(ouro_header, type), 12);

@@ -1,9 +1,10 @@
 /*
  * ouro/fast.h - the inline fast paths. Included by <ouro/object.h>.
  *
- * Is the object mine, and has the count room?  A thread that may not touch objects has an id that no object has.
- * For decref a positive signed number says two things together: not fresh, and a reference is left.
- * What these functions write is the `local` half of an object that carries this thread's id.
+ * One test decides: mine, and the count has room (incref); mine, not fresh, and a reference is left (decref).
+ * As few instructions as can be wait for the object's cache line: that is what a program with many
+ * objects pays for.  A thread that may not touch objects has a tag that no object has.
+ * What these functions write is an object's `owned` word, and only when it carries this thread's id.
  */
 #ifndef OURO_OBJECT_H
 #include <ouro/object.h> /* which includes the one of the two that is wanted */
@@ -20,13 +21,12 @@ OURO_BEGIN_DECLS
  */
 OURO_API inline ouro_object *ouro_incref(ouro_object *o)
 {
-    uint16_t owner = __atomic_load_n(&o->ouro.owner, __ATOMIC_RELAXED);
-    uint16_t local = __atomic_load_n(&o->ouro.local, __ATOMIC_RELAXED);
+    uint32_t w = __atomic_load_n(&o->ouro.owned, __ATOMIC_RELAXED);
 
-    if (OURO_LIKELY(owner == ouro_self.id && !(local & OURO_LOCAL_FULL)))
-        __atomic_store_n(&o->ouro.local, (uint16_t)(local + 1u), __ATOMIC_RELAXED);
-    else if (owner != OURO_ID_IMMORTAL)
-        ouro_incref_slow(o, owner);
+    if (OURO_LIKELY(((w ^ ouro_self.tag) & (0xFFFF0000u | OURO_LOCAL_FULL)) == 0))
+        __atomic_store_n(&o->ouro.owned, w + 1u, __ATOMIC_RELAXED);
+    else if (w < OURO_ID_IMMORTAL << 16)
+        ouro_incref_slow(o, w);
     return o;
 }
 
@@ -37,13 +37,12 @@ OURO_API inline ouro_object *ouro_incref(ouro_object *o)
  */
 OURO_API inline void ouro_decref(ouro_object *o)
 {
-    uint16_t owner = __atomic_load_n(&o->ouro.owner, __ATOMIC_RELAXED);
-    uint16_t local = (uint16_t)(__atomic_load_n(&o->ouro.local, __ATOMIC_RELAXED) - 1u);
+    uint32_t w = __atomic_load_n(&o->ouro.owned, __ATOMIC_RELAXED);
 
-    if (OURO_LIKELY(owner == ouro_self.id && (int16_t)local > 0))
-        __atomic_store_n(&o->ouro.local, local, __ATOMIC_RELAXED);
-    else if (owner != OURO_ID_IMMORTAL)
-        ouro_decref_slow(o, owner);
+    if (OURO_LIKELY(w - ouro_self.tag_two < OURO_FRESH - 2u))
+        __atomic_store_n(&o->ouro.owned, w - 1u, __ATOMIC_RELAXED);
+    else if (w < OURO_ID_IMMORTAL << 16)
+        ouro_decref_slow(o, w);
 }
 
 /*

@@ -25,8 +25,7 @@
 /*
  * The 16 bytes in front of every object. Read them with ouro_describe(); never write them.
  *
- *     byte  0  local    fresh : 1 | the owner's count : 15
- *           2  owner    id of the owner's seat
+ *     byte  0  owned    id of the owner's seat : 16 | fresh : 1 | the owner's count : 15
  *           4  shared   count : 28, signed | spare | IMMORTAL | WEAK | MERGED
  *           8  gc       the collector's scratch, 0 outside of its work
  *          12  type     index of the type; 0: this block of memory is free
@@ -34,10 +33,8 @@
  *          15  flags    see OURO_FLAG_...
  */
 typedef struct ouro_header {
-    /* Relaxed both: one writer at a time, see docs/internals/count.md. Two fields, and not one word, so that the
-     * fast paths have as few instructions as can be that wait for the object's cache line. */
-    uint16_t local;  /* [seat holder W, any R] */
-    uint16_t owner;  /* [seat holder W, any R] */
+    /* [seat holder W, any R] relaxed: one writer at a time, see docs/internals/count.md. */
+    uint32_t owned;
     uint32_t shared; /* [atomic] */
     uint32_t gc;     /* [stopped] */
     uint16_t type;   /* [const] */
@@ -53,16 +50,15 @@ typedef struct ouro_object {
 /* A reference field of which nothing is known but that it is one. It may alias pointers of other types. */
 typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 
-/* local */
+/* owned */
 #define OURO_FRESH          0x8000u /* has lost no reference since it was last examined; reserved */
 #define OURO_LOCAL_FULL     0x4000u /* the count has no room: half of it moves into `shared` first */
-#define OURO_LOCAL_COUNT(l) ((l)&0x7FFFu)
-
-/* owner */
-#define OURO_ID_MERGED   0u      /* nobody's: `shared` alone counts */
-#define OURO_ID_MAX      0xFFFDu /* the largest id of a thread's seat */
-#define OURO_ID_NOBODY   0xFFFEu /* the id of a thread that may not touch objects */
-#define OURO_ID_IMMORTAL 0xFFFFu
+#define OURO_OWNED_COUNT(w) ((w)&0x7FFFu)
+#define OURO_OWNED_ID(w)    ((w) >> 16)
+#define OURO_ID_MERGED      0u      /* nobody's: `shared` alone counts */
+#define OURO_ID_MAX         0xFFFDu /* the largest id of a thread's seat */
+#define OURO_ID_NOBODY      0xFFFEu /* the id of a thread that may not touch objects */
+#define OURO_ID_IMMORTAL    0xFFFFu
 
 /* shared */
 #define OURO_MERGED          1u
@@ -85,7 +81,8 @@ typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 
 /* The state of a thread that the fast paths need. */
 struct ouro_self {
-    uint16_t id;          /* [owner] of this thread's seat; OURO_ID_NOBODY unless attached */
+    uint32_t tag; /* [owner] id of this thread's seat << 16; of OURO_ID_NOBODY unless attached */
+    uint32_t tag_two;     /* [owner] the same + 2: an object of this thread with two references */
     const uint32_t *word; /* [owner] the word of this thread's seat */
 };
 
@@ -94,8 +91,8 @@ OURO_BEGIN_DECLS
 OURO_API extern __thread __attribute__((tls_model("initial-exec"))) struct ouro_self ouro_self;
 
 /* What the inline functions call when their one compare fails. */
-OURO_API void ouro_incref_slow(ouro_object *o, uint32_t owner) OURO_COLD;
-OURO_API void ouro_decref_slow(ouro_object *o, uint32_t owner) __attribute__((noinline));
+OURO_API void ouro_incref_slow(ouro_object *o, uint32_t owned) OURO_COLD;
+OURO_API void ouro_decref_slow(ouro_object *o, uint32_t owned) __attribute__((noinline));
 OURO_API void ouro_safepoint_slow(void) OURO_COLD;
 
 /* The three everyday functions as a check build has them: each looks at its argument and at the thread, and ends the

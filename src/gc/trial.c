@@ -45,13 +45,13 @@ static inline bool is_member(const ouro_object *o)
 
 static inline uint32_t scratch_of(const ouro_object *o)
 {
-    uint16_t owner = load_relaxed(&o->ouro.owner);
+    uint32_t w = load_relaxed(&o->ouro.owned);
     uint32_t s = load_relaxed(&o->ouro.shared);
     int32_t count = OURO_SHARED_COUNT(s);
 
-    if (owner != OURO_ID_MERGED)
-        count += (int32_t)OURO_LOCAL_COUNT(load_relaxed(&o->ouro.local));
-    if (OURO_UNLIKELY(count <= 0 || (s & OURO_IMMORTAL) || owner == OURO_ID_IMMORTAL))
+    if (OURO_OWNED_ID(w) != OURO_ID_MERGED)
+        count += (int32_t)OURO_OWNED_COUNT(w);
+    if (OURO_UNLIKELY(count <= 0 || (s & OURO_IMMORTAL) || OURO_OWNED_ID(w) == OURO_ID_IMMORTAL))
         return SCRATCH_HELD | SCRATCH_MEMBER;
     return (uint32_t)count * SCRATCH_ONE | SCRATCH_MEMBER;
 }

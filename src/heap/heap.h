@@ -120,9 +120,8 @@ static inline void heap_free_object(struct seat *self, ouro_object *o)
 {
     struct block *block = (struct block *)o;
 
-    /* Relaxed: whoever drains a stale hint reads `owner`, and finds an id that is nobody's, either way. */
-    store_relaxed(&block->owner, (uint16_t)OURO_ID_MERGED);
-    store_relaxed(&block->local, (uint16_t)0);
+    /* Relaxed: whoever drains a stale hint reads `owned`, and finds an id that is nobody's, either way. */
+    store_relaxed(&block->owned, 0u);
     block->gc = 0;
     block->type_lock_flags = 0;
     heap_free(self, o);

@@ -56,8 +56,7 @@ enum page_state { PAGE_META, PAGE_FREE, PAGE_ACTIVE, PAGE_LARGE, PAGE_TAIL, PAGE
 
 /* A block that is not in use; for objects the layout is that of the header. */
 struct block {
-    uint16_t local;
-    uint16_t owner;
+    uint32_t owned;
     uint32_t next; /* index of a granule of the page, plus 1; 0: the end */
     uint32_t gc;
     uint32_t type_lock_flags;

@@ -14,13 +14,13 @@ void ouro_header_decode(const void *bytes, ouro_header_info *info)
 
     memcpy(&h, bytes, sizeof h);
     *info = (ouro_header_info){
-        .owner = h.owner,
-        .owned_count = OURO_LOCAL_COUNT(h.local),
+        .owner = OURO_OWNED_ID(h.owned),
+        .owned_count = OURO_OWNED_COUNT(h.owned),
         .shared_count = OURO_SHARED_COUNT(h.shared),
-        .fresh = (h.local & OURO_FRESH) != 0,
+        .fresh = (h.owned & OURO_FRESH) != 0,
         .merged = (h.shared & OURO_MERGED) != 0,
         .weak = (h.shared & OURO_WEAK) != 0,
-        .immortal = (h.shared & OURO_IMMORTAL) != 0 || h.owner == OURO_ID_IMMORTAL,
+        .immortal = (h.shared & OURO_IMMORTAL) != 0 || OURO_OWNED_ID(h.owned) == OURO_ID_IMMORTAL,
         .gc = h.gc,
         .type = h.type,
         .lock = h.lock,

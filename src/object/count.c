@@ -33,18 +33,20 @@ static void shared_incref(struct seat *self, ouro_object *o, uint32_t references
         saturate(self, o);
 }
 
-void ouro_incref_slow(ouro_object *o, uint32_t owner)
+void ouro_incref_slow(ouro_object *o, uint32_t w)
 {
     struct seat *self = seat_required("ouro_incref()");
 
-    if (owner != self->id) {
+    if (OURO_OWNED_ID(w) != self->id) {
         shared_incref(self, o, 1);
         return;
     }
     /* The local count is full: half of it moves, into `shared` first, so that the sum is never too small. */
     shared_incref(self, o, OVERFLOW_HALF);
     seat_event(self, EVENT_OVERFLOW);
-    store_relaxed(&o->ouro.local, (uint16_t)(load_relaxed(&o->ouro.local) - (OVERFLOW_HALF - 1)));
+    w = load_relaxed(&o->ouro.owned);
+    if (OURO_OWNED_ID(w) == self->id)
+        store_relaxed(&o->ouro.owned, w - (OVERFLOW_HALF - 1));
 }
 
 /* --- decref ------------------------------------------------------------------------------------------ */
@@ -60,7 +62,7 @@ static void dropped_too_often(const ouro_object *o)
 static bool owner_merges(struct seat *self, ouro_object *o)
 {
     /* In this order: after MERGED is set the last of the others frees it. */
-    store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_MERGED);
+    store_relaxed(&o->ouro.owned, 0u);
     /* [C2] acq_rel: this thread's uses, to who frees; their uses, if it is we who free */
     uint32_t s = fetch_or_acq_rel(&o->ouro.shared, OURO_MERGED) | OURO_MERGED;
 
@@ -68,7 +70,7 @@ static bool owner_merges(struct seat *self, ouro_object *o)
     if (count_is_zero(s))
         return true;
     if (s & OURO_IMMORTAL) {
-        store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_IMMORTAL);
+        store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
         return false;
     }
     if (OURO_UNLIKELY(OURO_SHARED_COUNT(s) < 0))
@@ -76,15 +78,15 @@ static bool owner_merges(struct seat *self, ouro_object *o)
     return false;
 }
 
-bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t owner)
+bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t w)
 {
-    if (owner == OURO_ID_IMMORTAL)
+    if (OURO_OWNED_ID(w) == OURO_ID_IMMORTAL)
         return false;
-    if (owner == self->id) {
-        uint32_t local = OURO_LOCAL_COUNT(load_relaxed(&o->ouro.local));
+    if (OURO_OWNED_ID(w) == self->id) {
+        uint32_t local = OURO_OWNED_COUNT(w);
 
         if (local >= 2) {
-            store_relaxed(&o->ouro.local, (uint16_t)(local - 1)); /* not fresh any more */
+            store_relaxed(&o->ouro.owned, (w - 1u) & ~OURO_FRESH);
             return false;
         }
         if (local == 0)
@@ -111,11 +113,11 @@ bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t owner)
     return false;
 }
 
-void ouro_decref_slow(ouro_object *o, uint32_t owner)
+void ouro_decref_slow(ouro_object *o, uint32_t w)
 {
     struct seat *self = seat_required("ouro_decref()");
 
-    if (owner == self->id ? count_drop(self, o) : count_drop_slow(self, o, owner))
+    if (OURO_OWNED_ID(w) == self->id ? count_drop(self, o) : count_drop_slow(self, o, w))
         death_of(self, o);
     else if (OURO_UNLIKELY(self->dying != NULL))
         death_run(self);
@@ -126,41 +128,41 @@ void ouro_decref_slow(ouro_object *o, uint32_t owner)
 uint32_t(ouro_refcount)(const ouro_object *o)
 {
     seat_required("ouro_refcount()");
-    uint16_t owner = load_relaxed(&o->ouro.owner);
+    uint32_t w = load_relaxed(&o->ouro.owned);
     uint32_t s = load_relaxed(&o->ouro.shared);
     int32_t count = OURO_SHARED_COUNT(s);
 
-    if (owner == OURO_ID_IMMORTAL || (s & OURO_IMMORTAL))
+    if (OURO_OWNED_ID(w) == OURO_ID_IMMORTAL || (s & OURO_IMMORTAL))
         return OURO_COUNT_IMMORTAL;
-    if (owner != OURO_ID_MERGED)
-        count += (int32_t)OURO_LOCAL_COUNT(load_relaxed(&o->ouro.local));
+    if (OURO_OWNED_ID(w) != OURO_ID_MERGED)
+        count += (int32_t)OURO_OWNED_COUNT(w);
     return count > 0 ? (uint32_t)count : 0; /* the two halves are not read at one moment */
 }
 
 bool(ouro_is_unique)(const ouro_object *o)
 {
     struct seat *self = seat_required("ouro_is_unique()");
-    uint16_t owner = load_relaxed(&o->ouro.owner);
+    uint32_t w = load_relaxed(&o->ouro.owned);
 
     /* [C1] acquire: all that others did before they dropped theirs; count_drop_slow() */
     uint32_t s = load_acquire(&o->ouro.shared);
-    if (owner == self->id)
-        return OURO_LOCAL_COUNT(load_relaxed(&o->ouro.local)) == 1 && s == 0;
-    return owner == OURO_ID_MERGED && s == (OURO_SHARED_ONE | OURO_MERGED);
+    if (OURO_OWNED_ID(w) == self->id)
+        return OURO_OWNED_COUNT(w) == 1 && s == 0;
+    return OURO_OWNED_ID(w) == OURO_ID_MERGED && s == (OURO_SHARED_ONE | OURO_MERGED);
 }
 
 void(ouro_immortalize)(ouro_object *o)
 {
     struct seat *self = seat_required("ouro_immortalize()");
 
-    /* The flag guarantees it: every test for zero compares the whole word. [C3] acq_rel: sees the `owner` that an
+    /* The flag guarantees it: every test for zero compares the whole word. [C3] acq_rel: sees the `owned` that an
      * earlier merge wrote; later merges see the flag and write the id. */
     fetch_or_acq_rel(&o->ouro.shared, OURO_IMMORTAL);
 
-    /* The id is the copy that the fast paths compare with. It is written by who may write `owner`. */
-    uint32_t id = load_relaxed(&o->ouro.owner);
+    /* The id is the copy that the fast paths compare with. It is written by who may write `owned`. */
+    uint32_t id = OURO_OWNED_ID(load_relaxed(&o->ouro.owned));
     if (id == OURO_ID_MERGED || id == self->id)
-        store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_IMMORTAL);
+        store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
     else if (id != OURO_ID_IMMORTAL)
         merge_hint(self, o);
     if (OURO_UNLIKELY(self->dying != NULL))
@@ -170,15 +172,16 @@ void(ouro_immortalize)(ouro_object *o)
 bool(ouro_disown)(ouro_object *o)
 {
     struct seat *self = seat_required("ouro_disown()");
-    if (load_relaxed(&o->ouro.owner) == OURO_ID_MERGED)
+    uint32_t w = load_relaxed(&o->ouro.owned);
+
+    if (OURO_OWNED_ID(w) == OURO_ID_MERGED)
         return (ouro_is_unique)(o);
-    if (load_relaxed(&o->ouro.owner) != self->id ||
-        OURO_LOCAL_COUNT(load_relaxed(&o->ouro.local)) != 1)
+    if (OURO_OWNED_ID(w) != self->id || OURO_OWNED_COUNT(w) != 1)
         return false;
     /* [C1] acquire: as in ouro_is_unique(); then nobody else can reach it, and plain order is enough */
     if (load_acquire(&o->ouro.shared) != 0)
         return false;
-    store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_MERGED);
+    store_relaxed(&o->ouro.owned, 0u);
     store_relaxed(&o->ouro.shared, OURO_SHARED_ONE | OURO_MERGED);
     return true;
 }
@@ -206,12 +209,11 @@ ouro_object *ouro_incref_checked(ouro_object *o)
     REQUIRE(!(flags & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE)),
             "ouro_incref() of an object of type \"%s\" that is being destroyed", type_of(o)->name);
 
-    uint16_t owner = load_relaxed(&o->ouro.owner);
-    uint16_t local = load_relaxed(&o->ouro.local);
-    if (owner == ouro_self.id && !(local & OURO_LOCAL_FULL))
-        store_relaxed(&o->ouro.local, (uint16_t)(local + 1u));
-    else if (owner != OURO_ID_IMMORTAL)
-        ouro_incref_slow(o, owner);
+    uint32_t w = load_relaxed(&o->ouro.owned);
+    if (((w ^ ouro_self.tag) & (0xFFFF0000u | OURO_LOCAL_FULL)) == 0)
+        store_relaxed(&o->ouro.owned, w + 1u);
+    else if (OURO_OWNED_ID(w) != OURO_ID_IMMORTAL)
+        ouro_incref_slow(o, w);
     return o;
 }
 
@@ -222,7 +224,7 @@ void ouro_decref_checked(ouro_object *o)
     REQUIRE(!(flags & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE)),
             "ouro_decref() of an object of type \"%s\" that is being destroyed already",
             type_of(o)->name);
-    uint16_t owner = load_relaxed(&o->ouro.owner);
-    if (owner != OURO_ID_IMMORTAL)
-        ouro_decref_slow(o, owner);
+    uint32_t w = load_relaxed(&o->ouro.owned);
+    if (OURO_OWNED_ID(w) != OURO_ID_IMMORTAL)
+        ouro_decref_slow(o, w);
 }

@@ -1,7 +1,7 @@
 /*
  * object/count.h - biased counting: what happens when a reference goes.
  *
- * Two counts: `local` with an `owner`, written only by who has that seat; `shared`, signed,
+ * Two counts: `owned`, a local count with its owner's id, written only by who has that seat; `shared`, signed,
  * with flags, changed by anyone by read-modify-write.  While the owner's id stands there the truth is
  * the sum; after the merge (id 0, flag MERGED) it is `shared` alone.
  *
@@ -22,25 +22,25 @@
 #include <ouro/object.h>
 
 /* Gives up a reference; true if it was the last one: the caller has to destroy the object. May put objects that died
- * elsewhere onto the list of `self`. `owner` is what was read of the object's owner: if it is not this thread, it is
+ * elsewhere onto the list of `self`. `w` is what was read of its `owned`: if that is not this thread, it is
  * enough that it was so once. */
-bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t owner);
+bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t w);
 
 static inline bool count_drop(struct seat *self, ouro_object *o)
 {
-    uint16_t owner = load_relaxed(&o->ouro.owner);
-    uint16_t local = load_relaxed(&o->ouro.local);
+    uint32_t w = load_relaxed(&o->ouro.owned);
+    uint32_t x = w - (self->id << 16);
 
-    if (OURO_LIKELY(owner == self->id)) {
-        if ((int16_t)(local - 1) > 0) {
-            store_relaxed(&o->ouro.local, (uint16_t)(local - 1));
-            return false;
-        }
+    if (OURO_LIKELY(x - 2u < OURO_FRESH - 2u)) {
+        store_relaxed(&o->ouro.owned, w - 1u);
+        return false;
+    }
+    if (OURO_LIKELY((x & ~OURO_FRESH) == 1)) {
         /* [C1] acquire: all that foreign threads did with their references; count_drop_slow() */
-        if (OURO_LIKELY(OURO_LOCAL_COUNT(local) == 1 && load_acquire(&o->ouro.shared) == 0))
+        if (OURO_LIKELY(load_acquire(&o->ouro.shared) == 0))
             return true;
     }
-    return count_drop_slow(self, o, owner);
+    return count_drop_slow(self, o, w);
 }
 
 /* A shared word that says: no references, whatever else is set. IMMORTAL never is. */

@@ -5,8 +5,8 @@
  * fields are set to NULL and what they referred to is dropped, which may put more onto the list; then
  * `destroy` runs; then the block is free.  What `destroy` itself drops goes onto the list, too.
  *
- * The link is in the dead header: the address has 48 bits that count, 32 of them go into `gc`, 16 into `local`,
- * under an owner of 0.  Nobody else writes there: the collector leaves DEAD objects alone, a
+ * The link is in the dead header: the address has 48 bits that count, 32 of them go into `gc`, 16 into the
+ * count of `owned`, under an id of 0.  Nobody else writes there: the collector leaves DEAD objects alone, a
  * stale hint looks at the id only.  `shared` stays what it was, since weak references may read it.
  *
  * Every 64 objects it looks whether the world is to be stopped, and then leaves the rest to the thread's next
@@ -33,8 +33,7 @@ void death_queue(struct seat *self, ouro_object *o)
     uint64_t link = (uint64_t)(uintptr_t)self->dying >> 4;
 
     mark_dead(o);
-    store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_MERGED);
-    store_relaxed(&o->ouro.local, (uint16_t)link);
+    store_relaxed(&o->ouro.owned, (uint32_t)link & 0xFFFFu);
     o->ouro.gc = (uint32_t)(link >> 16);
     self->dying = o;
 }
@@ -42,11 +41,11 @@ void death_queue(struct seat *self, ouro_object *o)
 static ouro_object *unqueue(struct seat *self)
 {
     ouro_object *o = self->dying;
-    uint64_t link = (uint64_t)o->ouro.gc << 16 | load_relaxed(&o->ouro.local);
+    uint64_t link = (uint64_t)o->ouro.gc << 16 | load_relaxed(&o->ouro.owned);
 
     self->dying = (ouro_object *)(uintptr_t)(link << 4);
     o->ouro.gc = 0;
-    store_relaxed(&o->ouro.local, (uint16_t)0);
+    store_relaxed(&o->ouro.owned, 0u);
     return o;
 }
 
@@ -95,8 +94,10 @@ static bool drop_all(struct seat *self, ouro_object *o, const struct ouro_type *
         type->visit(o, &drop.visitor);
         return !drop.interrupted;
     }
-    for (size_t i = 0; i < type->field_count; i++)
-        drop_field(self, type_field(o, type->fields[i]));
+    /* Backwards, so that what the first field refers to is taken apart first: mostly it was made first, too, and
+     * lies next to it. */
+    for (size_t i = type->field_count; i > 0; i--)
+        drop_field(self, type_field(o, type->fields[i - 1]));
     return true;
 }
 
@@ -105,7 +106,7 @@ void death_call_destroy(struct seat *self, ouro_object *o)
     bool before = self->in_destroy;
 
     /* It may count itself, which is not to be the end of it a second time: counting an immortal object writes nothing. */
-    store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_IMMORTAL);
+    store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
     self->in_destroy = true;
     type_of(o)->destroy(o);
     self->in_destroy = before;

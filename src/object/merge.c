@@ -31,7 +31,8 @@ static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
 
     if (is_poisoned(o))
         return;
-    if (load_relaxed(&o->ouro.owner) != seat->id)
+    local = load_relaxed(&o->ouro.owned);
+    if (OURO_OWNED_ID(local) != seat->id)
         return; /* free, merged, immortal, or destroyed */
     /* Relaxed: DEAD was set by this seat, GARBAGE in a stopped world. */
     if (load_relaxed(&o->ouro.flags) & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE))
@@ -40,12 +41,12 @@ static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
     /* [C3] acquire: the flag that ouro_immortalize() has set before it left the hint */
     s = load_acquire(&o->ouro.shared);
     if (s & OURO_IMMORTAL) {
-        store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_IMMORTAL);
+        store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
         return;
     }
     /* In this order: after MERGED is set whoever drops the last reference frees it. */
-    local = OURO_LOCAL_COUNT(load_relaxed(&o->ouro.local));
-    store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_MERGED);
+    local = OURO_OWNED_COUNT(local);
+    store_relaxed(&o->ouro.owned, 0u);
     uint32_t merged;
     do {
         merged = (s + local * OURO_SHARED_ONE) | OURO_MERGED;
@@ -56,7 +57,7 @@ static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
     if (count_is_zero(merged))
         death_queue(self, o);
     else if (merged & OURO_IMMORTAL)
-        store_relaxed(&o->ouro.owner, (uint16_t)OURO_ID_IMMORTAL);
+        store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
 }
 
 static void push_inbox(struct seat *seat, struct page *page)

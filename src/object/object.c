@@ -19,8 +19,7 @@ static inline ouro_object *be_born(struct seat *self, void *block, const struct 
 {
     struct block *header = block;
 
-    store_relaxed(&header->local, (uint16_t)1);
-    store_relaxed(&header->owner, (uint16_t)self->id);
+    store_relaxed(&header->owned, self->id << 16 | 1u);
     header->next = 0;
     header->gc = 0;
     header->type_lock_flags = type->birth;

@@ -15,9 +15,9 @@
 
 static const uint32_t nobody_word = 0;
 
-#define SELF_NOBODY                  \
-    {                                \
-        OURO_ID_NOBODY, &nobody_word \
+#define SELF_NOBODY                                                    \
+    {                                                                  \
+        OURO_ID_NOBODY << 16, (OURO_ID_NOBODY << 16) + 2, &nobody_word \
     }
 
 __thread struct ouro_self ouro_self = SELF_NOBODY;
@@ -128,5 +128,7 @@ void seat_set_self(struct seat *attached)
     static const struct ouro_self nobody = SELF_NOBODY;
 
     seat_attached_self = attached;
-    ouro_self = attached ? (struct ouro_self){(uint16_t)attached->id, &attached->word} : nobody;
+    ouro_self =
+        attached ? (struct ouro_self){attached->id << 16, (attached->id << 16) + 2, &attached->word}
+                 : nobody;
 }
