@@ -12,6 +12,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static void enter_test(void)
 {
@@ -251,3 +254,101 @@ Test(heap, huge_blocks_are_areas_of_their_own)
     ouro_memory_stats(&after);
     cr_assert_eq(after.reserved_bytes, during.reserved_bytes, "the addresses are used again");
 }
+
+/* --- AddressSanitizer ----------------------------------------------------------------------------- */
+
+#if UNDER_ASAN
+
+struct big {
+    ouro_header ouro;
+    int values[20];
+};
+
+static volatile int sink;
+
+static void use_freed_object(const ouro_type *type)
+{
+    struct big *object = ouro_new(type);
+
+    ouro_decref(object);
+    sink = object->values[5];
+}
+
+static void use_freed_buffer(const ouro_type *type)
+{
+    int *buffer = ouro_alloc(100);
+
+    (void)type;
+    ouro_free(buffer);
+    sink = buffer[0];
+}
+
+static void use_large_buffer(const ouro_type *type)
+{
+    int *buffer = ouro_alloc(1 << 20);
+
+    (void)type;
+    ouro_free(buffer);
+    buffer[1000] = 1;
+}
+
+static void *make_one(void *type)
+{
+    struct big *object = NULL;
+
+    if (ouro_thread_register("maker") == OURO_OK) {
+        object = ouro_new(type);
+        ouro_thread_unregister();
+    }
+    return object;
+}
+
+static void use_what_was_freed_for_another(const ouro_type *type)
+{
+    pthread_t thread;
+    void *object;
+
+    ouro_state state = ouro_detach();
+    if (pthread_create(&thread, NULL, make_one, (void *)(uintptr_t)type))
+        return;
+    pthread_join(thread, &object);
+    ouro_restore(state);
+    ouro_decref((struct big *)object);
+    sink = ((struct big *)object)->values[5];
+}
+
+/* The sanitizer ends the child with a report. */
+static void expect_report(void (*wrong)(const ouro_type *), const ouro_type *type)
+{
+    char text[4096] = "";
+    int output = memfd_create("report", 0), status;
+    pid_t child = fork();
+
+    cr_assert_geq(output, 0);
+    cr_assert_geq(child, 0);
+    if (child == 0) {
+        dup2(output, 2);
+        wrong(type);
+        _exit(0);
+    }
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) != 0, "the child ended with status %#x",
+              status);
+    cr_assert_gt(pread(output, text, sizeof text - 1, 0), 0);
+    cr_assert(strstr(text, "use-after-poison"), "%s", text);
+    close(output);
+}
+
+Test(heap, address_sanitizer_reports_use_after_free)
+{
+    const ouro_type *type;
+    ouro_type_spec spec = {.name = "big", .size = sizeof(struct big)};
+
+    cr_assert_eq(ouro_type_register(&spec, &type), OURO_OK);
+    expect_report(use_freed_object, type);
+    expect_report(use_freed_buffer, type);
+    expect_report(use_large_buffer, type);
+    expect_report(use_what_was_freed_for_another, type);
+}
+
+#endif
