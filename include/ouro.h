@@ -20,6 +20,7 @@
 #include <ouro/base.h>
 #include <ouro/object.h>
 #include <ouro/type.h>
+#include <ouro/slot.h>
 #include <ouro/thread.h>
 #include <ouro/memory.h>
 #include <ouro/gc.h>

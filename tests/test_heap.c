@@ -133,6 +133,7 @@ Test(heap, empty_pages_are_bounded_and_reused)
         cr_assert(blocks[i] = ouro_alloc(1000));
     size_t full = page_bytes();
     cr_assert_geq(full, N * (size_t)1000);
+    uint64_t ripe = event_total(EVENT_PAGE_RIPE);
     for (int i = 0; i < N; i++)
         ouro_free(blocks[i]);
     cr_assert_leq(heap()->empties, 64 + (heap()->pages - heap()->empties) / 2);
@@ -141,7 +142,6 @@ Test(heap, empty_pages_are_bounded_and_reused)
 
     for (int i = 0; i < 4; i++)
         ouro_safepoint();
-    uint64_t ripe = event_total(EVENT_PAGE_RIPE);
     ouro_memory before, after;
     ouro_memory_stats(&before);
     for (int i = 0; i < N; i++)

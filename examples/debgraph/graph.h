@@ -8,8 +8,8 @@
  * nearly everything is part of a cycle: a graph that is given up is freed by the collector.
  *
  * A graph is built by several threads.  After graph_load() has returned it nobody changes it any more, so
- * whoever holds a reference to the graph may follow all references in it, without counting and without a
- * lock, and across safepoints too: the graph keeps them.
+ * whoever has borrowed the graph may follow all references in it, without counting and without a lock, until
+ * his next safepoint, and whoever holds a reference to it, across safepoints too: the graph keeps them.
  */
 #ifndef DEBGRAPH_GRAPH_H
 #define DEBGRAPH_GRAPH_H

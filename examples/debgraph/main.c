@@ -3,8 +3,9 @@
  *
  * It reads package indexes into a graph of Ouro objects, answers questions about it, and then does both
  * at once for a while: threads ask questions while the main thread reads the files again and again and
- * replaces the graph.  The old one, full of cycles, is garbage as soon as the last question to it has
- * been answered, and the collector frees it.
+ * replaces the graph.  The graph is in a slot, which the askers read without a lock and without counting.
+ * The old one is dropped when each thread has passed a safepoint and the last long question to it has been
+ * answered; it is full of cycles, and the collector frees them.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -20,10 +21,9 @@
 #include "parse.h"
 #include "query.h"
 
-#define THREADS_MAX       256
-#define QUESTIONS_A_ROUND 200 /* that a thread asks before it fetches the current graph again */
-#define ROUNDS_A_SEARCH   10  /* rounds until it asks for all cycles again, which takes long */
-#define COLLECTIONS_SHOWN 8
+#define THREADS_MAX        256
+#define QUESTIONS_A_SEARCH 2000 /* until a thread asks for all cycles again, which takes long */
+#define COLLECTIONS_SHOWN  8
 
 /* A whole distribution is half a million objects, none of which dies while they are made. With the usual
  * threshold, which suits a program that makes and drops small things, loading them would set off two dozen
@@ -42,12 +42,6 @@ struct options {
     size_t path_count;
 };
 
-/* The graph that questions are put to. Whoever wants to use it takes a reference of his own. */
-struct current {
-    pthread_mutex_t lock;
-    struct graph *graph; /* [lock] */
-};
-
 /* The last collections that there were, as the collector told them. */
 struct collections {
     pthread_mutex_t lock;
@@ -59,14 +53,17 @@ struct collections {
 /* A thread that asks. */
 struct asker {
     pthread_t thread;
-    struct current *current;
     const bool *stop; /* [atomic] */
     uint64_t random;
-    uint64_t rounds;
     uint64_t why, breaks, cycles; /* questions answered */
+    uint64_t counted; /* those that took a reference to the graph, since they took long */
     uint64_t wrong;
     bool no_memory;
 };
+
+/* The graph that questions are put to. Only the main thread stores, so it may use what it has borrowed until
+ * it does. */
+static ouro_slot current;
 
 static bool out_of_memory(void)
 {
@@ -261,6 +258,7 @@ static bool answer(const struct options *options, struct query *query, const str
         answer_cycles(query, graph, SIZE_MAX);
     if (!options->why && !options->breaks && !options->cycles)
         answer_samples(query, graph);
+    query_end(query);
     return found;
 }
 
@@ -336,30 +334,6 @@ static void print_memories(const ouro_memory *loaded)
 
 /* --- questions while the graph is replaced ------------------------------------------------------- */
 
-/* The current graph: a new reference. */
-static struct graph *current_get(struct current *current)
-{
-    struct graph *graph;
-
-    mutex_lock(&current->lock);
-    graph = ouro_incref(current->graph);
-    pthread_mutex_unlock(&current->lock);
-    return graph;
-}
-
-/* Puts another graph in its place, or none, and drops the old one. The reference is stolen. */
-static void current_set(struct current *current, struct graph *graph)
-{
-    struct graph *old;
-
-    mutex_lock(&current->lock);
-    old = current->graph;
-    current->graph = graph;
-    pthread_mutex_unlock(&current->lock);
-    ouro_decref_or_null(
-        old); /* not under the lock: it may be the last reference, and a long work */
-}
-
 /* The next number of a simple random sequence (xorshift). */
 static uint64_t draw(struct asker *asker)
 {
@@ -369,25 +343,24 @@ static uint64_t draw(struct asker *asker)
     return asker->random;
 }
 
-/* Asks about packages at random, and for the cycles, whose number is known. */
+/* Asks about a package at random, and now and then for the cycles, whose number is known. */
 static void ask(struct asker *asker, struct query *query, const struct graph *graph)
 {
-    for (int i = 0; i < QUESTIONS_A_ROUND && !__atomic_load_n(asker->stop, __ATOMIC_RELAXED); i++) {
-        query_start(query, (uint32_t)(draw(asker) % graph->package_count));
-        if (i % 2) {
-            query_why(query, graph);
-            asker->why++;
-        } else {
-            query_breaks(query, graph);
-            asker->breaks++;
-        }
-        ouro_safepoint();
-    }
-    if (asker->rounds++ % ROUNDS_A_SEARCH == 0) {
+    uint64_t turn = asker->why + asker->breaks + asker->cycles;
+
+    query_start(query, (uint32_t)(draw(asker) % graph->package_count));
+    if (turn % QUESTIONS_A_SEARCH == 0) {
         query_cycles(query, graph);
         asker->cycles++;
         asker->wrong += query->group_count != graph->cycle_count;
+    } else if (turn % 2) {
+        query_why(query, graph);
+        asker->why++;
+    } else {
+        query_breaks(query, graph);
+        asker->breaks++;
     }
+    asker->counted += query_end(query);
 }
 
 static void *asker_main(void *argument)
@@ -400,22 +373,31 @@ static void *asker_main(void *argument)
         return NULL;
     }
     while (!asker->no_memory && !__atomic_load_n(asker->stop, __ATOMIC_RELAXED)) {
-        struct graph *graph = current_get(asker->current);
+        const struct graph *graph = ouro_slot_borrow(&current);
 
         if (query_prepare(&query, graph))
             ask(asker, &query, graph);
         else
             asker->no_memory = true;
-        ouro_decref(graph); /* the last reference to it if it has been replaced meanwhile */
-        ouro_safepoint();
+        ouro_safepoint(); /* the borrowed graph may be gone from here on */
     }
     ouro_thread_unregister();
     query_release(&query);
     return NULL;
 }
 
+/* Makes a graph the current one. The reference is stolen. False: memory is out; the old one stays. */
+static bool replace(struct graph *graph)
+{
+    if (ouro_slot_store_steal(&current, graph)) {
+        ouro_decref(graph);
+        return false;
+    }
+    return true;
+}
+
 /* Reads the files again and replaces the graph. False: memory is out. */
-static bool reload(const struct options *options, struct current *current, struct query *query)
+static bool reload(const struct options *options, struct query *query)
 {
     struct problems quiet = {.lock = PTHREAD_MUTEX_INITIALIZER, .quiet = true};
     struct load load;
@@ -425,26 +407,28 @@ static bool reload(const struct options *options, struct current *current, struc
     if (graph && graph->package_count && query_prepare(query, graph)) {
         query_cycles(query, graph);
         graph->cycle_count = query->group_count;
-        current_set(current, graph);
+        query_end(query);
+        load.no_memory = !replace(graph);
     } else if (
         graph) { /* nothing in the files any more, while somebody writes them: keep the old one */
         load.no_memory = load.no_memory || graph->package_count != 0;
         ouro_decref(graph);
     }
-    ouro_collect();
+    ouro_synchronize(); /* nobody has the old one borrowed any more, and it is dropped ... */
+    ouro_collect();     /* ... and its cycles are garbage, unless a long question keeps it */
     return !load.no_memory;
 }
 
 /* Replaces the graph until the time is over, or as often as was asked for. */
-static bool reload_for_a_while(const struct options *options, struct current *current,
-                               struct query *query, long *reloads, uint64_t *reload_ns)
+static bool reload_for_a_while(const struct options *options, struct query *query, long *reloads,
+                               uint64_t *reload_ns)
 {
     uint64_t begin = clock_ns();
     uint64_t end = begin + (uint64_t)(options->seconds * 1e9);
     bool good = true;
 
     while (good && (options->reloads < 0 ? clock_ns() < end : *reloads < options->reloads)) {
-        good = reload(options, current, query);
+        good = reload(options, query);
         ++*reloads;
         ouro_safepoint();
     }
@@ -466,16 +450,19 @@ static bool print_asked(const struct asker *askers, unsigned count, double secon
         sum.why += askers[i].why;
         sum.breaks += askers[i].breaks;
         sum.cycles += askers[i].cycles;
+        sum.counted += askers[i].counted;
         sum.wrong += askers[i].wrong;
         sum.no_memory |= askers[i].no_memory;
     }
-    printf("\nAsked for %.1f s by %u thread%s, while another replaced the graph\n", seconds, count,
-           count == 1 ? "" : "s");
+    printf("\nAsked for %.1f s by %u thread%s without a lock, while another replaced the graph\n",
+           seconds, count, count == 1 ? "" : "s");
     printf("  questions    %10s   a second: %s why, %s what breaks, %s for all cycles\n",
            grouped((uint64_t)((double)(sum.why + sum.breaks + sum.cycles) / seconds)).text,
            grouped((uint64_t)((double)sum.why / seconds)).text,
            grouped((uint64_t)((double)sum.breaks / seconds)).text,
            grouped((uint64_t)((double)sum.cycles / seconds)).text);
+    printf("  counted      %10s   questions that took long, so the graph was counted for them\n",
+           grouped(sum.counted).text);
     printf("  replaced     %10ld   times", reloads);
     if (reloads)
         printf(", %.1f ms each, with the collection", ms(reload_ns) / (double)reloads);
@@ -486,8 +473,7 @@ static bool print_asked(const struct asker *askers, unsigned count, double secon
     return sum.wrong == 0;
 }
 
-static bool ask_for_a_while(const struct options *options, struct current *current,
-                            struct query *query)
+static bool ask_for_a_while(const struct options *options, struct query *query)
 {
     struct asker *askers = calloc(options->threads, sizeof *askers);
     bool stop = false, good;
@@ -498,13 +484,11 @@ static bool ask_for_a_while(const struct options *options, struct current *curre
     if (!askers)
         return out_of_memory();
     for (; count < options->threads; count++) {
-        askers[count] = (struct asker){.current = current,
-                                       .stop = &stop,
-                                       .random = 0x9E3779B97F4A7C15u * (count + 1)};
+        askers[count] = (struct asker){.stop = &stop, .random = 0x9E3779B97F4A7C15u * (count + 1)};
         if (pthread_create(&askers[count].thread, NULL, asker_main, &askers[count]))
             break;
     }
-    good = reload_for_a_while(options, current, query, &reloads, &reload_ns);
+    good = reload_for_a_while(options, query, &reloads, &reload_ns);
     __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
     OURO_DETACHED
     {
@@ -521,8 +505,8 @@ static bool ask_for_a_while(const struct options *options, struct current *curre
 
 /* --- main ---------------------------------------------------------------------------------------- */
 
-/* Loads and shows the graph. NULL: it is said why. */
-static struct graph *first_load(const struct options *options, struct query *query)
+/* Loads and shows the graph, and makes it the current one: borrowed. NULL: it is said why. */
+static const struct graph *first_load(const struct options *options, struct query *query)
 {
     struct problems problems = {.lock = PTHREAD_MUTEX_INITIALIZER};
     struct load load;
@@ -546,16 +530,24 @@ static struct graph *first_load(const struct options *options, struct query *que
     }
     query_cycles(query, graph);
     graph->cycle_count = query->group_count;
+    query_end(query);
     print_loaded(graph, &load, query, options->threads);
+    if (!replace(graph)) {
+        out_of_memory();
+        return NULL;
+    }
     return graph;
 }
 
-/* Ends the library, and sees that nothing is left. */
+/* Gives up the graph, ends the library, and sees that nothing is left. */
 static bool end(void)
 {
     ouro_memory memory;
-    ouro_status status = ouro_shutdown();
+    ouro_status status = ouro_slot_clear(&current);
 
+    ouro_synchronize();
+    if (!status)
+        status = ouro_shutdown(); /* collects what the graph has left */
     ouro_memory_stats(&memory);
     printf("\nAt the end: objects %zu, buffers %zu\n", memory.objects, memory.buffers);
     if (status)
@@ -566,8 +558,8 @@ static bool end(void)
 int main(int argc, char **argv)
 {
     struct collections collections = {.lock = PTHREAD_MUTEX_INITIALIZER};
-    struct current current = {.lock = PTHREAD_MUTEX_INITIALIZER};
     struct query query = {0};
+    const struct graph *graph;
     struct options options;
     ouro_memory loaded;
     int status = parse_options(argc, argv, &options);
@@ -581,18 +573,17 @@ int main(int argc, char **argv)
         return 1;
     }
     ouro_gc_set_threshold(GC_OBJECTS, GC_PERCENT);
-    current.graph = first_load(&options, &query);
-    good = current.graph != NULL;
+    graph = first_load(&options, &query);
+    good = graph != NULL;
     ouro_memory_stats(&loaded);
-    if (good && current.graph->package_count) {
-        good = answer(&options, &query, current.graph);
+    if (good && graph->package_count) {
+        good = answer(&options, &query, graph);
         if (options.seconds > 0) {
-            good = ask_for_a_while(&options, &current, &query) && good;
+            good = ask_for_a_while(&options, &query) && good;
             print_memories(&loaded);
             print_collections(&collections);
         }
     }
-    current_set(&current, NULL);
     query_release(&query);
     if (!end())
         good = false;

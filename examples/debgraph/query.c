@@ -1,9 +1,11 @@
 /*
  * query.c - questions to a graph.
  *
- * Nothing here counts a reference: the caller has one to the graph, which nobody changes and which keeps
- * all that it leads to.  So the loops may pass safepoints, and have to, because a thread that computes for
- * long without one would hold up whoever wants to stop the world.
+ * The caller has borrowed the graph, which nobody changes and which keeps all that it leads to.  What is
+ * borrowed is valid until the next safepoint, so a question that is answered in a few steps counts nothing
+ * and passes none.  A thread that computes for long without one would hold up whoever wants to stop the
+ * world; so after those steps a question takes a reference to the graph, one for all that it looks at, and
+ * from then on passes safepoints.
  */
 #include "query.h"
 
@@ -14,6 +16,7 @@
 #include "graph.h"
 
 #define NAMES_SHOWN 8
+#define SHORT_STEPS 256 /* a question of fewer counts nothing and passes no safepoint */
 
 /* A package whose needs the search for cycles is going through. */
 struct frame {
@@ -61,6 +64,26 @@ bool query_prepare(struct query *query, const struct graph *graph)
     query->package_room = packages;
     query->dependency_room = dependencies;
     return true;
+}
+
+/* Each loop below calls it once a round, with the graph that the question is put to. */
+static void step(struct query *query, const struct graph *graph)
+{
+    if (!query->kept) {
+        if (++query->steps < SHORT_STEPS)
+            return;
+        query->kept = ouro_incref((struct graph *)graph); /* changes nothing but its header */
+    }
+    ouro_safepoint();
+}
+
+bool query_end(struct query *query)
+{
+    bool was_long = query->kept != NULL;
+
+    query->steps = 0;
+    ouro_clear(&query->kept);
+    return was_long;
 }
 
 void query_release(struct query *query)
@@ -157,7 +180,7 @@ void query_why(struct query *query, const struct graph *graph)
         }
         for (uint32_t k = 0; k < package->user_count; k++)
             meet(query, package->users[k]->owner->number, package->number);
-        ouro_safepoint();
+        step(query, graph);
     }
     query->answer_count = length;
 }
@@ -168,7 +191,7 @@ uint32_t query_farthest(struct query *query, const struct graph *graph)
     for (size_t i = 0; i < graph->package_count; i++) {
         if (is_leaf(graph->packages[i]))
             query->starts[query->start_count++] = (uint32_t)i;
-        ouro_safepoint();
+        step(query, graph);
     }
     begin_with_starts(query);
     for (size_t i = 0; i < query->answer_count; i++) {
@@ -177,7 +200,7 @@ uint32_t query_farthest(struct query *query, const struct graph *graph)
         for (uint32_t k = 0; k < package->need_count; k++)
             for (uint32_t t = 0; t < package->needs[k]->count; t++)
                 meet(query, package->needs[k]->targets[t]->number, package->number);
-        ouro_safepoint();
+        step(query, graph);
     }
     return query->answer_count ? query->answer[query->answer_count - 1] : 0;
 }
@@ -208,7 +231,7 @@ void query_breaks(struct query *query, const struct graph *graph)
             if (lose_target(query, dependency))
                 meet(query, dependency->owner->number, package->number);
         }
-        ouro_safepoint();
+        step(query, graph);
     }
     query->answer_count -= query->start_count;
     memmove(query->answer, query->answer + query->start_count,
@@ -315,7 +338,7 @@ void query_cycles(struct query *query, const struct graph *graph)
             advance(&search);
             if (is_finished(&search))
                 leave(&search);
-            ouro_safepoint();
+            step(query, graph);
         }
     }
 }

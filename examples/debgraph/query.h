@@ -1,8 +1,9 @@
 /*
  * query.h - questions to a graph, and their answers.
  *
- * The answers are numbers of packages.  All of these functions want an attached thread that holds a
- * reference to the graph, and pass safepoints.
+ * The answers are numbers of packages.  The caller is attached and has borrowed the graph.  A question that
+ * takes long takes a reference to the graph and passes safepoints, so from the first question until
+ * query_end() the graph is there, and what else the caller had borrowed may not be.
  */
 #ifndef DEBGRAPH_QUERY_H
 #define DEBGRAPH_QUERY_H
@@ -16,6 +17,8 @@ struct frame;
 
 /* The working memory of one thread. The arrays have an entry for each package or dependency. */
 struct query {
+    struct graph *kept; /* a reference of its own, once it has passed a safepoint; NULL before */
+    uint32_t steps;     /* since query_end() */
     size_t package_room;
     size_t dependency_room;
     uint32_t round;     /* counts questions; an entry that says otherwise is from an earlier one */
@@ -38,6 +41,10 @@ struct query {
 /* Makes room for questions to that graph. False: memory is out. */
 bool query_prepare(struct query *query, const struct graph *graph);
 void query_release(struct query *query);
+
+/* There will be no more questions to that graph, and its answers have been used. Returns whether they took
+ * long, so that the graph was counted. May free the graph. Never a safepoint. */
+bool query_end(struct query *query);
 
 /* The question is about one package. */
 void query_start(struct query *query, uint32_t number);

@@ -13,11 +13,13 @@
 #include "gc/trial.h"
 #include "heap/heap.h"
 #include "object/death.h"
+#include "object/retire.h"
 #include "thread/grace.h"
 #include "thread/world.h"
 
 #include <ouro/gc.h>
 #include <ouro/memory.h>
+#include <ouro/slot.h>
 #include <ouro/thread.h>
 
 #include <string.h>
@@ -169,8 +171,10 @@ static void shed(struct seat *self)
         death_run(self);
     /* If no other thread is attached this completes a period, and what was found can be used at once. */
     area_ripen(self);
+    retire_ripen(self);
     seat_poll(self);
     area_ripen(self);
+    retire_ripen(self);
     area_trim_unused(KEEP_EMPTY_BYTES);
 }
 
@@ -211,6 +215,7 @@ static size_t collect(struct seat *self, ouro_gc_reason reason)
     info.net_new = schedule_net_new();
     call_back(self, &info);
 
+    retire_close(self); /* others close theirs when they park, and the stop is a grace period */
     uint64_t start = os_now_ns();
     info.stop_ns = world_stop(self);
     uint64_t stopped = os_now_ns();
@@ -279,7 +284,8 @@ ouro_status ouro_shutdown(void)
     REQUIRE(!self->collecting && !self->in_destroy, "ouro_shutdown() in a callback of the library");
     if (!seat_close_registry())
         return OURO_BUSY;
-    while (ouro_collect() > 0)
-        continue;
+    do
+        ouro_synchronize();
+    while (ouro_collect() > 0 || retire_waits(self));
     return OURO_OK;
 }

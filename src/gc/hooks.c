@@ -6,13 +6,23 @@
 #include "heap/heap.h"
 #include "object/death.h"
 #include "object/merge.h"
+#include "object/retire.h"
 #include "thread/hooks.h"
+
+static void quiesced(struct seat *self)
+{
+    area_ripen(self);
+    retire_ripen(self);
+}
 
 const struct thread_hooks thread_hooks = {
     .seat_made = heap_init,
     .drain = merge_drain,
     .destroy = death_run,
-    .quiesced = area_ripen,
+    .quiesced = quiesced,
+    .close = retire_close,
+    .attached = retire_look,
+    .retire = retire_work,
     .flush = heap_flush,
     .collect = collect_automatic,
 };
@@ -23,6 +33,9 @@ static void starved(struct seat *self)
     /* [S1] acquire: what was put in before INBOX was set */
     if (fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_INBOX) & SEAT_INBOX)
         merge_drain(self, self, false);
+    /* What is ripe was borrowed by nobody since each thread's last safepoint, this one's included. */
+    retire_close(self);
+    retire_ripen(self);
     death_run(self);
     area_ripen(self);
 }

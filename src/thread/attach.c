@@ -19,7 +19,11 @@
 #include "thread/hooks.h"
 #include "thread/world.h"
 
-enum { DRAINS = 256 }; /* of at most 256 blocks each, at one safepoint */
+enum {
+    DRAINS = 256,          /* of at most 256 blocks each, at one safepoint */
+    SAFEPOINT_PERIODS = 4, /* grace periods that a safepoint may begin */
+    DETACH_ROUNDS = 4,     /* grace periods that a detach may begin */
+};
 
 /* Sleeps until somebody has granted ATTACHED. Never spins: stopped threads leave the processor alone. */
 static void sleep_until_granted(struct seat *self)
@@ -51,6 +55,7 @@ void seat_attach(struct seat *self)
         }
     }
     seat_set_self(self);
+    thread_hooks.attached(self);
 }
 
 /* Acknowledges a grace period and takes in the inbox; true if there was anything. */
@@ -78,6 +83,7 @@ static void park(struct seat *self)
 {
     uint32_t w;
 
+    thread_hooks.close(self);
     thread_hooks.flush(self);
     for (;;) {
         settle(self, false);
@@ -107,16 +113,35 @@ static void destroy_all(struct seat *self)
 
 void seat_detach(struct seat *self)
 {
+    int rounds = 0;
     uint32_t w;
 
     for (;;) {
         destroy_all(self);
+        if (rounds < DETACH_ROUNDS) {
+            thread_hooks.retire(self);
+        } else {
+            thread_hooks.close(self);
+            if (rounds++ == DETACH_ROUNDS) /* who stays attached goes on with it */
+                grace_begin(self);
+        }
         thread_hooks.flush(self);
+        if (self->dying || self->half_dead)
+            continue;
+        if (self->retiring_bytes) { /* by a `destroy` */
+            rounds++;
+            continue;
+        }
         w = load_relaxed(&self->word);
         if ((w & SEAT_INBOX) && (w & SEAT_STOP)) /* the inbox may be large; others wait for us */
             park(self);
-        if (settle(self, true))
+        bool quiesce = (load_relaxed(&self->word) & SEAT_QUIESCE) != 0;
+        if (settle(self, true)) {
+            /* If it was the last to acknowledge nobody else would go on with what waits. Not for ever, though. */
+            if (quiesce && rounds++ < DETACH_ROUNDS)
+                thread_hooks.quiesced(self);
             continue;
+        }
         w = load_relaxed(&self->word);
         if (w & (SEAT_INBOX | SEAT_QUIESCE))
             continue;
@@ -134,13 +159,34 @@ void seat_safepoint(struct seat *self, bool explicit_point)
     bool quiesced = settle(self, false);
 
     thread_hooks.flush(self);
-    if (seat_stop_wanted(self))
+    /* Parking closes the batch of what was retired, so there is something to look after in any case. */
+    if (seat_stop_wanted(self)) {
         park(self);
-    if (quiesced)
+        quiesced = true;
+    }
+    if (load_relaxed(&self->word) & SEAT_RETIRE) {
+        /* [S1] nothing hangs on it: RETIRE is set and cleared by this thread alone */
+        fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_RETIRE);
+        thread_hooks.retire(self);
+    } else if (quiesced) {
         thread_hooks.quiesced(self);
-    /* Not for ever, if others put in more all the time, and not while the world is to stop. */
-    for (int i = 0; i < DRAINS && settle(self, true) && !seat_stop_wanted(self); i++)
-        continue;
+    }
+    /* Not for ever, if others put in more all the time, and not while the world is to stop: what is left is found at the
+     * next safepoint. */
+    for (int drains = 0, periods = 0; drains < DRAINS && !seat_stop_wanted(self); drains++) {
+        uint32_t w = load_relaxed(&self->word);
+
+        if (w & SEAT_QUIESCE) {
+            if (periods++ == SAFEPOINT_PERIODS)
+                break;
+            settle(self, false);
+            thread_hooks.quiesced(self);
+        } else if (w & SEAT_INBOX) {
+            settle(self, true);
+        } else {
+            break;
+        }
+    }
     if (self->dying || self->half_dead)
         thread_hooks.destroy(self);
     if (explicit_point && (load_relaxed(&self->word) & SEAT_COLLECT) && !self->collecting) {

@@ -22,6 +22,15 @@ struct thread_hooks {
     /* A grace period was acknowledged at a safepoint: what waited for it may be ripe, or need another. */
     void (*quiesced)(struct seat *self);
 
+    /* The thread leaves, or parks: what it has retired and not closed has to be left to all. */
+    void (*close)(struct seat *self);
+
+    /* The thread is attached: if something waits for a grace period it has to look after it, nobody else may be there. */
+    void (*attached)(struct seat *self);
+
+    /* RETIRE was set, or the thread leaves. */
+    void (*retire)(struct seat *self);
+
     /* Hands over blocks of other seats that are still gathered. */
     void (*flush)(struct seat *self);
 

@@ -15,6 +15,7 @@
  *    QUIESCE   a grace period waits for this seat, or waited for it when it was not attached
  *    WAIT      the thread of the seat sleeps until it is granted ATTACHED
  *    COLLECT   the seat's next explicit safepoint looks whether a collection is due
+ *    RETIRE    the seat's next safepoint sees to what it has retired
  *
  *    detached --attach (owner)-----------------------------> ATTACHED    not under STOP or HELD
  *    detached --attach (owner)--> WAIT --grant (who clears the last of STOP, HELD)--> ATTACHED
@@ -23,8 +24,8 @@
  *    ATTACHED --park (owner), STOP set, QUIESCE clear------> WAIT
  *
  * STOP is set and cleared by who stops the world, INBOX set by anyone and cleared by who has the seat,
- * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, COLLECT set and
- * cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
+ * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, COLLECT and
+ * RETIRE set and cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
  * proxy that HOLDs it, or everybody's reader in a stopped world.
  *
  * docs/internals/threads.md explains the protocol, stress/models/seat.pml explores it.
@@ -50,6 +51,7 @@ enum {
     SEAT_QUIESCE = 16,
     SEAT_WAIT = 32,
     SEAT_COLLECT = 64,
+    SEAT_RETIRE = 128,
     /* Somebody has the seat, or will be granted it, and will see INBOX. */
     SEAT_TAKEN = SEAT_ATTACHED | SEAT_HELD | SEAT_WAIT,
 };
@@ -62,10 +64,13 @@ enum {
 };
 
 struct page;
+struct retire_chunk;
 
 struct seat {
-    alignas(64) uint32_t word; /* [atomic] */
-    uint32_t id;               /* [const] */
+    alignas(64) uint32_t word;  /* [atomic] */
+    uint32_t id;                /* [const] */
+    char name[SEAT_NAME_BYTES]; /* [lock: registry] W, and R by others */
+    struct seat *next_free;     /* [lock: registry] */
 
     /* Stacks of pages; anyone pushes, who has the seat takes all. On a line of their own. */
     alignas(64) struct page *inbox; /* [atomic] pages with merge hints; object/merge.c */
@@ -73,12 +78,12 @@ struct seat {
 
     alignas(64) ouro_object *dying; /* [owner] objects without references; object/death.c */
     ouro_object *half_dead;         /* [owner] the one whose destruction was interrupted */
+    struct retire_chunk *retiring;  /* [owner] open batch; object/retire.c */
+    size_t retiring_bytes;          /* [owner] how much that is */
     bool running;                   /* [owner] object/death.c is at work below on the stack */
     bool in_destroy;                /* [owner] a type's `destroy` is */
     bool has_world;                 /* [owner] this thread has stopped the world */
     bool collecting;                /* [owner] this thread runs a collection */
-    char name[SEAT_NAME_BYTES];     /* [lock: registry] W, and R by others */
-    struct seat *next_free;         /* [lock: registry] */
     uint64_t events[EVENT_COUNT];   /* [owner W, any R] relaxed: counters */
 
     alignas(64) char heap[SEAT_HEAP_BYTES]; /* [seat] struct heap of heap/heap.h */

@@ -1,0 +1,148 @@
+/*
+ * ouro/slot.h - references that any number of threads may load and store at once, and waiting until nobody uses what
+ * was taken out of them.
+ *
+ * A slot holds NULL or a counted reference.  Reading it by ouro_slot_borrow() is one load: nothing is written, nothing is
+ * retried.  What it returns is *borrowed*: valid until this thread's next safepoint, as long as the slot itself is (it
+ * is a global, or in an object that the thread holds or has borrowed).  To keep it longer: ouro_incref(), which can't
+ * fail, since the slot's own reference is given up only after a grace period, when each thread has passed a
+ * safepoint.  What is only borrowed is not the caller's: ouro_is_unique() and ouro_disown() say nothing about it.
+ *
+ * Slots may be globals, items of arrays, and fields of objects: OURO_SLOT_FIELD() in a table of fields, or
+ * ouro_visit_slot() in a `visit` function.  All zero is an empty slot.
+ *
+ * Whatever takes a reference out of a slot needs a place to remember it.  If memory is out the functions say so
+ * and have changed nothing.
+ */
+#ifndef OURO_SLOT_H
+#define OURO_SLOT_H
+
+#include <ouro/base.h>
+#include <ouro/object.h>
+#include <ouro/type.h>
+
+typedef struct ouro_slot {
+    ouro_object *value; /* [atomic] NULL or a counted reference; use the functions */
+} ouro_slot;
+
+/* The offset of a slot, for a table of fields. */
+#define OURO_SLOT_FIELD(structure, field)                                                      \
+    ((uint16_t)(offsetof(structure, field) + 0 * sizeof(((structure *)0)->field.value->ouro) + \
+                0 * sizeof(char[offsetof(structure, field) <= UINT16_MAX ? 1 : -1])))
+
+OURO_BEGIN_DECLS
+
+/* What is in the slot now: a borrowed reference, or NULL. Attached; never a safepoint. */
+static inline void *ouro_slot_borrow(const ouro_slot *slot)
+{
+    /* [L1] acquire: the object as it was when it was stored; slot_exchange() */
+    return __atomic_load_n(&slot->value, __ATOMIC_ACQUIRE);
+}
+
+/* The same as a new reference. Attached; never a safepoint. */
+OURO_API OURO_NODISCARD void *ouro_slot_load(const ouro_slot *slot);
+
+/* The functions below take `o`, an object or NULL, and the reference that was in the slot is dropped after a grace
+ * period. OURO_NO_MEMORY: nothing has changed, and `o` is the caller's as before. Attached; never a safepoint. */
+
+/* Stores a reference of the slot's own; the caller keeps his. */
+OURO_API OURO_NODISCARD ouro_status ouro_slot_store(ouro_slot *slot, ouro_object *o);
+
+/* Stores the caller's reference: it is stolen. */
+OURO_API OURO_NODISCARD ouro_status ouro_slot_store_steal(ouro_slot *slot, ouro_object *o);
+
+/* Stores the caller's reference (stolen); *old is what was in the slot, borrowed. */
+OURO_API OURO_NODISCARD ouro_status ouro_slot_exchange(ouro_slot *slot, ouro_object *o,
+                                                       ouro_object **old);
+
+/* Stores the caller's reference (stolen); *old is what was in the slot, a new reference. */
+OURO_API OURO_NODISCARD ouro_status ouro_slot_take(ouro_slot *slot, ouro_object *o,
+                                                   ouro_object **old);
+
+/* Stores the caller's reference (stolen) if `expected`, which the caller holds or has borrowed, is in the slot. OURO_BUSY: something else is; nothing has changed, and
+ * `o` is the caller's as before. */
+OURO_API OURO_NODISCARD ouro_status ouro_slot_compare_exchange(ouro_slot *slot,
+                                                               const void *expected,
+                                                               ouro_object *o);
+
+/* --- grace periods -------------------------------------------------------------------------------- */
+
+/* Gives up the caller's reference after a grace period: for one that others may have borrowed by other means than a slot.
+ * OURO_NO_MEMORY: it is the caller's as before. Attached; never a safepoint. */
+OURO_API OURO_NODISCARD ouro_status ouro_retire(ouro_object *o);
+
+/* Frees a buffer of ouro_alloc() after a grace period; NULL does nothing. OURO_NO_MEMORY: it is the caller's as before.
+ * Attached; never a safepoint. */
+OURO_API OURO_NODISCARD ouro_status ouro_free_deferred(void *buffer);
+
+/*
+ * Waits, detached, until each thread that is attached now has passed a safepoint, and drops and frees what has waited for
+ * that. Runs `destroy` of what dies. Attached; a safepoint.
+ */
+OURO_API void ouro_synchronize(void);
+
+/* How many bytes a thread may retire before its next safepoint asks for a grace period; 1 MiB at first. What waits is at
+ * most that, and what is retired between two safepoints of the slowest attached thread. Any thread; never a safepoint. */
+OURO_API void ouro_set_retire_budget(size_t bytes);
+
+OURO_END_DECLS
+
+/* The argument of the functions above: any object, or NULL. */
+#ifdef __cplusplus
+template <class T> inline ouro_object *ouro_object_or_null(T *p)
+{
+    return p ? ouro_object_of(p) : nullptr;
+}
+inline ouro_object *ouro_object_or_null(decltype(nullptr))
+{
+    return nullptr;
+}
+template <class T> inline ouro_status ouro_slot_store(ouro_slot *slot, T *o)
+{
+    return ouro_slot_store(slot, ouro_object_or_null(o));
+}
+template <class T> inline ouro_status ouro_slot_store_steal(ouro_slot *slot, T *o)
+{
+    return ouro_slot_store_steal(slot, ouro_object_or_null(o));
+}
+template <class T> inline ouro_status ouro_slot_exchange(ouro_slot *slot, T *o, ouro_object **old)
+{
+    return ouro_slot_exchange(slot, ouro_object_or_null(o), old);
+}
+template <class T> inline ouro_status ouro_slot_take(ouro_slot *slot, T *o, ouro_object **old)
+{
+    return ouro_slot_take(slot, ouro_object_or_null(o), old);
+}
+template <class T>
+inline ouro_status ouro_slot_compare_exchange(ouro_slot *slot, const void *expected, T *o)
+{
+    return ouro_slot_compare_exchange(slot, expected, ouro_object_or_null(o));
+}
+template <class T> inline ouro_status ouro_retire(T *o)
+{
+    return ouro_retire(ouro_object_of(o));
+}
+#endif
+
+#ifndef __cplusplus
+/* A pointer to any object, which may be NULL, but has the object's type. */
+#define OURO_OF_OR_NULL(p)               _Generic(&(p)->ouro, ouro_header * : (ouro_object *)(void *)(p))
+#define ouro_slot_store(slot, p)         (ouro_slot_store)((slot), OURO_OF_OR_NULL(p))
+#define ouro_slot_store_steal(slot, p)   (ouro_slot_store_steal)((slot), OURO_OF_OR_NULL(p))
+#define ouro_slot_exchange(slot, p, old) (ouro_slot_exchange)((slot), OURO_OF_OR_NULL(p), (old))
+#define ouro_slot_take(slot, p, old)     (ouro_slot_take)((slot), OURO_OF_OR_NULL(p), (old))
+#define ouro_slot_compare_exchange(slot, expected, p) \
+    (ouro_slot_compare_exchange)((slot), (expected), OURO_OF_OR_NULL(p))
+#define ouro_retire(p) (ouro_retire)(OURO_OF(p))
+#endif
+
+/* Empties the slot. Returns like ouro_slot_store(). */
+static inline ouro_status ouro_slot_clear(ouro_slot *slot)
+{
+    return (ouro_slot_store)(slot, NULL);
+}
+
+/* In a `visit` function: reports a slot by its address. */
+#define ouro_visit_slot(visitor, slot) ouro_visit_refs((visitor), (ouro_ref *)&(slot)->value, 1)
+
+#endif

@@ -1,0 +1,33 @@
+/*
+ * object/retire.h - references and buffers that wait for a grace period.
+ */
+#ifndef OURO_OBJECT_RETIRE_H
+#define OURO_OBJECT_RETIRE_H
+
+#include <ouro/object.h>
+
+struct seat;
+
+/* Makes room for one more. False: memory is out. */
+bool retire_reserve(struct seat *self);
+
+/* After retire_reserve(): a reference that is given up, or a buffer that is freed, after a grace period. */
+void retire_reference(struct seat *self, ouro_object *o);
+void retire_buffer(struct seat *self, void *buffer);
+
+/* Closes this thread's open batch: it waits in the queue from now on, where any thread may drop it. */
+void retire_close(struct seat *self);
+
+/* Drops and frees what has waited long enough; begins a grace period if something has not. */
+void retire_ripen(struct seat *self);
+
+/* If something waits the next safepoint looks after it. */
+void retire_look(struct seat *self);
+
+/* True if something of this thread's or in the queue waits. */
+bool retire_waits(struct seat *self);
+
+/* For a thread that has asked itself to see to what it has retired: both. */
+void retire_work(struct seat *self);
+
+#endif
