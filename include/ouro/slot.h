@@ -76,8 +76,9 @@ OURO_API OURO_NODISCARD ouro_status ouro_retire(ouro_object *o);
 OURO_API OURO_NODISCARD ouro_status ouro_free_deferred(void *buffer);
 
 /*
- * Waits, detached, until each thread that is attached now has passed a safepoint, and drops and frees what has waited for
- * that. Runs `destroy` of what dies. Attached; a safepoint.
+ * Waits, detached, until each thread that is attached now has passed a safepoint, and what the caller has retired is
+ * dropped and what died of it destroyed, by this thread or another. (If the world is stopped at that moment another
+ * thread may leave some of the destruction to its next safepoint.) Runs `destroy`. Attached; a safepoint.
  */
 OURO_API void ouro_synchronize(void);
 

@@ -186,9 +186,9 @@ static void drop_entries(struct seat *self, struct retire_chunk *chunk)
         else if (count_drop(self, (ouro_object *)entry))
             death_queue(self, (ouro_object *)entry);
     }
-    chunk_free(chunk);
     if (self->dying)
         death_run(self);
+    chunk_free(chunk); /* now: ouro_synchronize() of others waits for it */
 }
 
 void retire_ripen(struct seat *self)
@@ -306,7 +306,9 @@ void ouro_synchronize(void)
         seat_attach(self);
         retire_ripen(self);
     }
-    /* What died is destroyed when this returns, even if the world was to stop meanwhile. */
-    while (self->dying || self->half_dead)
+    /* What others have dropped of this thread's objects is in its inbox; what died is destroyed when this returns, even if
+     * the world was to stop meanwhile. */
+    do
         seat_safepoint(self, false);
+    while (self->dying || self->half_dead);
 }
