@@ -469,11 +469,11 @@ void *heap_alloc_large(struct seat *self, enum page_kind kind, size_t bytes, boo
 
 /* --- giving pages up --------------------------------------------------------------------------------- */
 
-static uint32_t list_length(struct page *page, uint32_t link)
+uint32_t heap_handed_and_free(struct page *page)
 {
     uint32_t count = 0;
 
-    for (; link; link = peek(page, link).next)
+    for (uint32_t link = page->free; link; link = peek(page, link).next)
         count++;
     return count;
 }
@@ -486,7 +486,7 @@ static void shed_current(struct seat *seat, struct seat *self, struct heap_slot 
     if (page == &heap_no_page)
         return;
     collect_and_report(seat, page);
-    uint32_t handed = list_length(page, page->free);
+    uint32_t handed = heap_handed_and_free(page);
     if (page->used != handed)
         return;
     if (handed) {

@@ -76,6 +76,9 @@ void heap_free_foreign(struct seat *self, struct page *page, void *block);
 /* Hands over what was gathered. */
 void heap_flush(struct seat *self);
 
+/* How many blocks of a page have been handed out and are still in its `free` list. By who has the seat. */
+uint32_t heap_handed_and_free(struct page *page);
+
 /* By who has the seat: retires empty pages beyond `keep`; `thorough`: looks into current pages, too. */
 void heap_shed(struct seat *seat, struct seat *self, uint32_t keep, bool thorough);
 

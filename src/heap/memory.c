@@ -9,28 +9,14 @@
 
 #include <string.h>
 
-static uint32_t handed_and_free(const struct page *page)
-{
-    uint32_t count = 0;
-
-    for (uint32_t link = page->free; link; count++) {
-        struct block *block = page_block(page, link);
-
-        unpoison(block, sizeof *block);
-        link = block->next;
-        poison(block, sizeof *block);
-    }
-    return count;
-}
-
-static void add_page(const struct page *page, ouro_memory *stats)
+static void add_page(struct page *page, ouro_memory *stats)
 {
     uint8_t state = page_state(page);
     size_t count, bytes;
 
     if (state == PAGE_ACTIVE) {
         count = page->used - page->local_count - (load_relaxed(&page->returned) >> 16) -
-                handed_and_free(page);
+                heap_handed_and_free(page);
         bytes = count * page->block_size;
         stats->page_bytes += PAGE_BYTES;
     } else if (state == PAGE_LARGE) {

@@ -26,13 +26,13 @@ enum { HOLD_BLOCKS = 256 };
 /* One block, by who has the seat. */
 static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
 {
-    uint32_t local;
+    uint32_t w;
     uint32_t s;
 
     if (is_poisoned(o))
         return;
-    local = load_relaxed(&o->ouro.owned);
-    if (OURO_OWNED_ID(local) != seat->id)
+    w = load_relaxed(&o->ouro.owned);
+    if (OURO_OWNED_ID(w) != seat->id)
         return; /* free, merged, immortal, or destroyed */
     /* Relaxed: DEAD was set by this seat, GARBAGE in a stopped world. */
     if (load_relaxed(&o->ouro.flags) & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE))
@@ -45,11 +45,10 @@ static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
         return;
     }
     /* In this order: after MERGED is set whoever drops the last reference frees it. */
-    local = OURO_OWNED_COUNT(local);
     store_relaxed(&o->ouro.owned, 0u);
     uint32_t merged;
     do {
-        merged = (s + local * OURO_SHARED_ONE) | OURO_MERGED;
+        merged = (s + OURO_OWNED_COUNT(w) * OURO_SHARED_ONE) | OURO_MERGED;
         /* [C2] acq_rel: the owner's uses, to who frees; the others' uses, if it is dead now */
     } while (!cas_acq_rel(&o->ouro.shared, &s, merged));
     seat_event(self, EVENT_MERGE_DRAIN);

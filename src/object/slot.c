@@ -38,10 +38,14 @@ ouro_status(ouro_slot_store)(ouro_slot *slot, ouro_object *o)
 {
     struct seat *self = seat_required("ouro_slot_store()");
 
-    if (!retire_reserve(self))
-        return OURO_NO_MEMORY;
+    /* Counted first: a count that saturates may run a `destroy`, which may use up the place. */
     if (o)
         (ouro_incref)(o);
+    if (!retire_reserve(self)) {
+        if (o)
+            (ouro_decref)(o);
+        return OURO_NO_MEMORY;
+    }
     slot_exchange(self, slot, o);
     return OURO_OK;
 }

@@ -138,8 +138,10 @@ void seat_detach(struct seat *self)
         bool quiesce = (load_relaxed(&self->word) & SEAT_QUIESCE) != 0;
         if (settle(self, true)) {
             /* If it was the last to acknowledge nobody else would go on with what waits. Not for ever, though. */
-            if (quiesce && rounds++ < DETACH_ROUNDS)
+            if (quiesce && rounds < DETACH_ROUNDS) {
+                rounds++;
                 thread_hooks.quiesced(self);
+            }
             continue;
         }
         w = load_relaxed(&self->word);
