@@ -191,7 +191,8 @@ void seat_safepoint(struct seat *self, bool explicit_point)
     }
     if (self->dying || self->half_dead)
         thread_hooks.destroy(self);
-    if (explicit_point && (load_relaxed(&self->word) & SEAT_COLLECT) && !self->collecting) {
+    if (explicit_point && (load_relaxed(&self->word) & SEAT_COLLECT) &&
+        seat_may_run_user_code(self)) {
         /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
         fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_COLLECT);
         thread_hooks.collect(self);

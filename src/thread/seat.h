@@ -16,6 +16,7 @@
  *    WAIT      the thread of the seat sleeps until it is granted ATTACHED
  *    COLLECT   the seat's next explicit safepoint looks whether a collection is due
  *    RETIRE    the seat's next safepoint sees to what it has retired
+ *    FINALIZE  the seat's next explicit safepoint looks whether finalizers or weak callbacks wait
  *
  *    detached --attach (owner)-----------------------------> ATTACHED    not under STOP or HELD
  *    detached --attach (owner)--> WAIT --grant (who clears the last of STOP, HELD)--> ATTACHED
@@ -25,7 +26,7 @@
  *
  * STOP is set and cleared by who stops the world, INBOX set by anyone and cleared by who has the seat,
  * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, COLLECT and
- * RETIRE set and cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
+ * RETIRE set and cleared by the owner, FINALIZE set by anyone and cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
  * proxy that HOLDs it, or everybody's reader in a stopped world.
  *
  * docs/internals/threads.md explains the protocol, stress/models/seat.pml explores it.
@@ -52,6 +53,7 @@ enum {
     SEAT_WAIT = 32,
     SEAT_COLLECT = 64,
     SEAT_RETIRE = 128,
+    SEAT_FINALIZE = 256,
     /* Somebody has the seat, or will be granted it, and will see INBOX. */
     SEAT_TAKEN = SEAT_ATTACHED | SEAT_HELD | SEAT_WAIT,
 };
@@ -61,6 +63,7 @@ enum {
     SEAT_NAME_BYTES = 32,
     SEAT_HEAP_BYTES = 8192,
     SEAT_COUNT_MAX = OURO_ID_MAX, /* ids 1 to this */
+    SEAT_HELD_MAX = 64,           /* locks that a thread may hold at once */
 };
 
 struct page;
@@ -76,15 +79,19 @@ struct seat {
     alignas(64) struct page *inbox; /* [atomic] pages with merge hints; object/merge.c */
     struct page *returned;          /* [atomic] pages with blocks that others freed; heap/heap.c */
 
-    alignas(64) ouro_object *dying; /* [owner] objects without references; object/death.c */
-    ouro_object *half_dead;         /* [owner] the one whose destruction was interrupted */
-    struct retire_chunk *retiring;  /* [owner] open batch; object/retire.c */
-    size_t retiring_bytes;          /* [owner] how much that is */
-    bool running;                   /* [owner] object/death.c is at work below on the stack */
-    bool in_destroy;                /* [owner] a type's `destroy` is */
-    bool has_world;                 /* [owner] this thread has stopped the world */
-    bool collecting;                /* [owner] this thread runs a collection */
-    uint64_t events[EVENT_COUNT];   /* [owner W, any R] relaxed: counters */
+    alignas(64) ouro_object *dying;   /* [owner] objects without references; object/death.c */
+    ouro_object *half_dead;           /* [owner] the one whose destruction was interrupted */
+    struct retire_chunk *retiring;    /* [owner] open batch; object/retire.c */
+    size_t retiring_bytes;            /* [owner] how much that is */
+    bool running;                     /* [owner] object/death.c is at work below on the stack */
+    bool in_destroy;                  /* [owner] a type's `destroy` is */
+    bool has_world;                   /* [owner] this thread has stopped the world */
+    bool collecting;                  /* [owner] this thread runs a collection */
+    bool finalizing;                  /* [owner] this thread runs finalizers or weak callbacks */
+    uint32_t reading;                 /* [owner] depth of declared read scopes */
+    uint32_t held_count;              /* [owner] locks that this thread holds; object/lock.c */
+    ouro_object *held[SEAT_HELD_MAX]; /* [owner] which, the latest one last */
+    uint64_t events[EVENT_COUNT];     /* [owner W, any R] relaxed: counters */
 
     alignas(64) char heap[SEAT_HEAP_BYTES]; /* [seat] struct heap of heap/heap.h */
 };
@@ -140,6 +147,13 @@ static inline void seat_poll(struct seat *self)
 {
     if (OURO_UNLIKELY(load_relaxed(&self->word) != SEAT_ATTACHED))
         seat_poll_slow(self);
+}
+
+/* At an explicit point: collections, finalizers and weak callbacks are not nested in one another, and do not run while the
+ * thread holds locks that they might take. */
+static inline bool seat_may_run_user_code(const struct seat *self)
+{
+    return !self->collecting && !self->finalizing && self->held_count == 0;
 }
 
 static inline bool seat_stop_wanted(struct seat *self)
