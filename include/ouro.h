@@ -21,6 +21,8 @@
 #include <ouro/object.h>
 #include <ouro/type.h>
 #include <ouro/slot.h>
+#include <ouro/weak.h>
+#include <ouro/finalize.h>
 #include <ouro/thread.h>
 #include <ouro/memory.h>
 #include <ouro/gc.h>

@@ -9,6 +9,7 @@
 #define OURO_GC_H
 
 #include <ouro/base.h>
+#include <ouro/object.h>
 
 typedef enum ouro_gc_phase { OURO_GC_START, OURO_GC_STOP } ouro_gc_phase;
 
@@ -21,16 +22,19 @@ typedef enum ouro_gc_reason {
 typedef struct ouro_gc_info {
     ouro_gc_phase phase;
     ouro_gc_reason reason;
-    unsigned generation;  /* 2: everything. 0 and 1 are reserved. */
-    uint64_t number;      /* of this collection, counting from 1 */
-    size_t net_new;       /* objects by which their number had grown since the last one, roughly */
-    size_t candidates;    /* objects that were examined */
-    size_t collected;     /* objects that were found to be garbage, and were destroyed */
-    size_t uncollectable; /* objects that were found, but had to be kept: always 0 so far */
-    uint64_t stop_ns;     /* from asking all threads to stop until they had */
-    uint64_t pause_ns;    /* from then until they could go on */
-    uint64_t total_ns;    /* all, with the destruction, during which the others run */
-    size_t threshold;     /* net_new at which the next automatic one is due */
+    unsigned generation; /* 2: everything. 0 and 1 are reserved. */
+    uint64_t number;     /* of this collection, counting from 1 */
+    size_t net_new;      /* objects by which their number had grown since the last one, roughly */
+    size_t candidates;   /* objects that were examined */
+    size_t collected;    /* objects that were found to be garbage, and were destroyed */
+    size_t
+        uncollectable; /* objects that were found to be garbage, and are kept because of OURO_GC_SAVE */
+    size_t
+        finalizers; /* objects that were found to be garbage, and wait for their finalizers first */
+    uint64_t stop_ns;  /* from asking all threads to stop until they had */
+    uint64_t pause_ns; /* from then until they could go on */
+    uint64_t total_ns; /* all, with the destruction, during which the others run */
+    size_t threshold;  /* net_new at which the next automatic one is due */
 } ouro_gc_info;
 
 typedef struct ouro_gc_stats {
@@ -57,7 +61,9 @@ OURO_BEGIN_DECLS
 
 /*
  * Examines all tracked objects and destroys those that are garbage. Returns how many. If another thread is
- * collecting, waits for that one first, detached. In a callback or a `destroy`: returns 0 at once. Runs `destroy` of what it
+ * collecting, waits for that one first, detached. Then runs the finalizers and callbacks that wait (unless the program runs them only on request, or
+ * the caller holds a lock), and begins again, until there are none, a hundred times at most. In a callback or a
+ * `destroy`: returns 0 at once; in a finalizer: collects once. Runs `destroy` of what it
  * found and the callbacks. Attached; a safepoint.
  */
 OURO_API size_t ouro_collect(void);
@@ -75,6 +81,28 @@ OURO_API bool ouro_gc_is_enabled(void);
 OURO_API void ouro_gc_set_threshold(size_t objects, unsigned percent);
 OURO_API void ouro_gc_get_threshold(size_t *objects, unsigned *percent);
 
+/* For debugging: OURO_GC_... or 0. Any thread; never a safepoint. */
+#define OURO_GC_PRINT_STATS 1u /* a line on standard error for each collection */
+#define OURO_GC_PRINT_GARBAGE \
+    2u /* a line on standard error for each object that is destroyed by one, or kept */
+#define OURO_GC_SAVE 4u /* what would be destroyed is kept instead, see ouro_gc_each_saved() */
+OURO_API void ouro_gc_set_debug(unsigned flags);
+OURO_API unsigned ouro_gc_get_debug(void);
+
+/*
+ * Calls `each` for every object that was kept by OURO_GC_SAVE, in a stopped world, until it returns false; returns
+ * the number of calls. What `each` may do: see ouro_each_object(). Attached; a safepoint.
+ */
+OURO_API size_t ouro_gc_each_saved(bool (*each)(ouro_object *o, void *argument), void *argument);
+
+/* Gives up what was kept, and returns how many objects that were; if OURO_GC_SAVE is no longer set the next collection destroys
+ * them. Attached; a safepoint that may run `destroy`. */
+OURO_API size_t ouro_gc_drop_saved(void);
+
+/* Whether the collector examines objects like this one: not if its type has no references or promises to be acyclic.
+ * Attached; never a safepoint. */
+OURO_API bool ouro_gc_is_tracked(const ouro_object *o);
+
 /* Callbacks are called in the order in which they were added. OURO_BUSY: that pair is there already; OURO_LIMIT: 32
  * are; OURO_INVALID: NULL. Any thread; never a safepoint. */
 OURO_API OURO_NODISCARD ouro_status ouro_gc_add_callback(ouro_gc_callback callback, void *argument);
@@ -87,5 +115,14 @@ OURO_API ouro_status ouro_gc_remove_callback(ouro_gc_callback callback, void *ar
 OURO_API void ouro_gc_get_stats(ouro_gc_stats *stats);
 
 OURO_END_DECLS
+
+#ifdef __cplusplus
+template <class T> inline bool ouro_gc_is_tracked(const T *p)
+{
+    return ouro_gc_is_tracked(ouro_object_of(p));
+}
+#else
+#define ouro_gc_is_tracked(p) (ouro_gc_is_tracked)(OURO_OF_CONST(p))
+#endif
 
 #endif

@@ -51,6 +51,11 @@ typedef struct ouro_type_spec {
      * after it has returned. It may not pass a safepoint, detach, wait long, or keep a reference to `self`. */
     void (*destroy)(void *self);
 
+    /* May be NULL. Runs once for an object that has lost its last reference or was found to be garbage, while it is whole, at an explicit
+     * safepoint of any thread: see ouro/finalize.h. It may do anything but wait for ever, also store references to `self`; it
+     * returns attached, with no lock more than before. */
+    void (*finalize)(void *self);
+
     /* OURO_TYPE_... */
     unsigned flags;
 } ouro_type_spec;

@@ -8,11 +8,13 @@
 #include "gc/collect.h"
 
 #include "base/os.h"
+#include "gc/debug.h"
 #include "gc/dissolve.h"
 #include "gc/schedule.h"
 #include "gc/trial.h"
 #include "heap/heap.h"
 #include "object/death.h"
+#include "object/finalize.h"
 #include "object/retire.h"
 #include "thread/grace.h"
 #include "thread/world.h"
@@ -26,6 +28,7 @@
 
 enum {
     CALLBACKS_MAX = 32,
+    COLLECT_ROUNDS = 100,       /* of collecting and running finalizers that one call may take */
     KEEP_EMPTY_PAGES = 64,      /* of a seat, at a collection; and an eighth of what it uses */
     KEEP_EMPTY_BYTES = 8 << 20, /* free, of all, and what was used since the last collection */
 };
@@ -205,7 +208,7 @@ static uint64_t next_number(void)
 }
 
 /* By who has the claim. */
-static size_t collect(struct seat *self, ouro_gc_reason reason)
+static struct trial collect(struct seat *self, ouro_gc_reason reason)
 {
     ouro_gc_info info = {.phase = OURO_GC_START, .reason = reason, .generation = 2};
     struct trial trial;
@@ -220,12 +223,15 @@ static size_t collect(struct seat *self, ouro_gc_reason reason)
     info.stop_ns = world_stop(self);
     uint64_t stopped = os_now_ns();
     int64_t net_new = (int64_t)schedule_net_new();
-    trial_full(self, &trial);
+    unsigned debugging = debug_flags();
+    trial_full(self, &trial, (debugging & OURO_GC_SAVE) != 0);
     note_sheds();
     grace_in_stopped_world();
     info.pause_ns = os_now_ns() - stopped;
     world_start(self);
 
+    if (OURO_UNLIKELY(debugging & OURO_GC_PRINT_GARBAGE))
+        debug_print_garbage(self, &trial);
     net_new -= (int64_t)dissolve(self, &trial);
     shed(self);
     schedule_collected(net_new, trial.survivors);
@@ -233,13 +239,17 @@ static size_t collect(struct seat *self, ouro_gc_reason reason)
     info.phase = OURO_GC_STOP;
     info.candidates = trial.members;
     info.collected = trial.garbage;
+    info.uncollectable = trial.saved;
+    info.finalizers = trial.queued;
     info.threshold = schedule_threshold();
     info.total_ns = os_now_ns() - start;
     add_up(&info);
     seat_event(self, EVENT_COLLECT);
+    if (OURO_UNLIKELY(debugging & OURO_GC_PRINT_STATS))
+        debug_print_stats(&info);
     call_back(self, &info);
     self->collecting = false;
-    return trial.garbage;
+    return trial;
 }
 
 void collect_automatic(struct seat *self)
@@ -261,10 +271,22 @@ size_t ouro_collect(void)
             "ouro_collect() by the thread \"%s\", which has stopped the world: ouro_world_start() "
             "first",
             self->name);
-    claim_wait(self);
-    size_t collected = collect(self, OURO_GC_REQUESTED);
-    claim_release();
+    size_t collected = 0;
+    for (int round = 0; round < COLLECT_ROUNDS; round++) {
+        claim_wait(self);
+        struct trial trial = collect(self, OURO_GC_REQUESTED);
+        claim_release();
+        collected += trial.garbage;
+        if (finalize_all(self, trial.queued) == 0)
+            break;
+    }
     return collected;
+}
+
+bool(ouro_gc_is_tracked)(const ouro_object *o)
+{
+    seat_required("ouro_gc_is_tracked()");
+    return !(load_relaxed(&o->ouro.flags) & OURO_FLAG_UNTRACKED);
 }
 
 void ouro_gc_get_stats(ouro_gc_stats *stats)
@@ -281,7 +303,9 @@ ouro_status ouro_shutdown(void)
 {
     struct seat *self = seat_required("ouro_shutdown()");
 
-    REQUIRE(!self->collecting && !self->in_destroy, "ouro_shutdown() in a callback of the library");
+    REQUIRE(!self->collecting && !self->in_destroy && !self->finalizing,
+            "ouro_shutdown() in a callback of the library");
+    finalize_shutdown();
     if (!seat_close_registry())
         return OURO_BUSY;
     do

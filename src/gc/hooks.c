@@ -5,6 +5,7 @@
 #include "gc/schedule.h"
 #include "heap/heap.h"
 #include "object/death.h"
+#include "object/finalize.h"
 #include "object/merge.h"
 #include "object/retire.h"
 #include "thread/hooks.h"
@@ -15,15 +16,23 @@ static void quiesced(struct seat *self)
     retire_ripen(self);
 }
 
+static void attached(struct seat *self)
+{
+    retire_look(self);
+    finalize_look(self);
+}
+
 const struct thread_hooks thread_hooks = {
     .seat_made = heap_init,
     .drain = merge_drain,
     .destroy = death_run,
     .quiesced = quiesced,
     .close = retire_close,
-    .attached = retire_look,
+    .attached = attached,
     .retire = retire_work,
     .flush = heap_flush,
+    .pass_on = finalize_pass_on,
+    .finalize = finalize_some,
     .collect = collect_automatic,
 };
 

@@ -5,7 +5,8 @@
  *             another member takes one off that one's.  Both in one pass: a scratch word is made when it is first
  *             needed.  What is left is the number of references from outside the set.
  *   mark      members with something left are held; what they reach is held, too.
- *   condemn   the rest is garbage.
+ *   condemn   the rest is garbage.  Its weak references are cleared.  What has a finalizer that has not run is queued, with
+ *             a reference, and is held from then on with all that it reaches.
  *
  * The set is a bitmap for each page, so that a set of another kind (new objects, candidates and what they reach)
  * needs nothing but another way to set bits and to tell membership from a header.  A scratch word of 0 says "not
@@ -21,7 +22,9 @@
  */
 #include "gc/trial.h"
 
+#include "object/finalize.h"
 #include "object/type.h"
+#include "object/weak.h"
 
 enum {
     RING = 32,          /* how many steps ahead */
@@ -61,6 +64,7 @@ static inline uint32_t scratch_of(const ouro_object *o)
 struct count_pass {
     ouro_visitor visitor;
     unsigned next;
+    bool special; /* some member has weak references, or a type with a finalizer */
     ouro_object *ring[RING];
 };
 
@@ -114,6 +118,8 @@ static void count_members(struct count_pass *pass, struct page *page, struct tri
             o->ouro.gc = scratch_of(o);
 
         const struct ouro_type *type = type_of(o);
+        if (OURO_UNLIKELY((load_relaxed(&o->ouro.shared) & OURO_WEAK) || type->finalize))
+            pass->special = true;
         for (size_t f = 0; f < type->field_count; f++) {
             ouro_object *target = *type_field(o, type->fields[f]);
 
@@ -125,7 +131,8 @@ static void count_members(struct count_pass *pass, struct page *page, struct tri
     }
 }
 
-static void count_all(struct trial *trial)
+/* True if garbage may need more than being dissolved. */
+static bool count_all(struct trial *trial)
 {
     struct count_pass pass = {.visitor = {count_fields}};
     struct page **link = &trial->pages;
@@ -149,6 +156,7 @@ static void count_all(struct trial *trial)
         if (pass.ring[i])
             subtract(pass.ring[i]);
     }
+    return pass.special;
 }
 
 /* --- mark -------------------------------------------------------------------------------------------- */
@@ -279,6 +287,75 @@ static void mark_rest(struct seat *self, const struct trial *trial)
     }
 }
 
+/* --- what has to be done with some of the garbage ----------------------------------------------------- */
+
+static void each_garbage(struct seat *self, struct trial *trial,
+                         void (*step)(struct seat *self, struct trial *trial, ouro_object *o))
+{
+    for (struct page *page = trial->pages; page; page = page->condemned_next) {
+        const uint64_t *condemned = page_condemned(page);
+
+        for (size_t word = 0; word < MAP_WORDS; word++) {
+            for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
+                ouro_object *o = object_at(page, word, bits);
+
+                if (o->ouro.gc != 0)
+                    step(self, trial, o);
+            }
+        }
+    }
+}
+
+static void clear_weak(struct seat *self, struct trial *trial, ouro_object *o)
+{
+    (void)trial;
+    if (load_relaxed(&o->ouro.shared) & OURO_WEAK)
+        weak_clear_stopped(self, o);
+}
+
+static void queue_finalizer(struct seat *self, struct trial *trial, ouro_object *o)
+{
+    (void)self;
+    if (finalize_is_due(o)) {
+        finalize_queue_garbage(o);
+        trial->queued++;
+    }
+}
+
+static void keep_queued(struct seat *self, struct trial *trial, ouro_object *o)
+{
+    (void)self, (void)trial;
+    if (finalize_is_due(o)) {
+        o->ouro.gc = 0;
+        marked++;
+        mark_targets(o);
+        mark_reached();
+    }
+}
+
+/* In this order: no weak reference to any of it is left when the first finalizer may look; and objects with finalizers are
+ * queued even if another one reaches them, or a ring of them would take as many collections. */
+static void queue_finalizers(struct seat *self, struct trial *trial)
+{
+    each_garbage(self, trial, clear_weak);
+    each_garbage(self, trial, queue_finalizer);
+    if (trial->queued == 0)
+        return;
+    each_garbage(self, trial, keep_queued);
+    mark_rest(self, trial);
+    finalize_announce(self);
+}
+
+static void save(struct seat *self, struct trial *trial, ouro_object *o)
+{
+    (void)self;
+    o->ouro.gc = 0;
+    marked++;
+    trial->saved++;
+    o->ouro.flags |= OURO_FLAG_SAVED;
+    store_relaxed(&o->ouro.shared, load_relaxed(&o->ouro.shared) + OURO_SHARED_ONE);
+}
+
 /* --- condemn ----------------------------------------------------------------------------------------- */
 
 static void clear_map(uint64_t *map)
@@ -340,15 +417,19 @@ static void condemn(struct trial *trial)
     (void)garbage;
 }
 
-void trial_full(struct seat *self, struct trial *trial)
+void trial_full(struct seat *self, struct trial *trial, bool save_all)
 {
     *trial = (struct trial){0};
     stack_top = 0;
     rescan_wanted = false;
     marked = 0;
-    count_all(trial);
+    bool special = count_all(trial);
     mark_held(trial);
     mark_rest(self, trial);
+    if (special && marked < trial->members)
+        queue_finalizers(self, trial);
+    if (OURO_UNLIKELY(save_all))
+        each_garbage(self, trial, save);
     ASSERT(marked <= trial->members);
     trial->survivors = marked;
     trial->garbage = trial->members - marked;

@@ -90,11 +90,13 @@ struct page {
     uint8_t in_returned; /* [atomic] it is, or is about to be, in its seat's stack of such pages */
     uint8_t in_inbox;    /* [atomic] the same for merge hints */
     uint8_t rescan;      /* [stopped] the collector has to walk it again */
-    struct page *returned_next;  /* who has set in_returned, then who takes the stack */
-    struct page *inbox_next;     /* the same with in_inbox */
-    struct page *waiting_next;   /* [lock: heap] RETIRED: next in the queue */
-    uint64_t stamp;              /* [lock: heap] RETIRED: when (thread/grace.h) */
-    struct page *condemned_next; /* [collector] */
+    bool finalizable;    /* [lock: queue] object/finalize.c: it has bits in that map */
+    struct page *returned_next;    /* who has set in_returned, then who takes the stack */
+    struct page *inbox_next;       /* the same with in_inbox */
+    struct page *waiting_next;     /* [lock: heap] RETIRED: next in the queue */
+    uint64_t stamp;                /* [lock: heap] RETIRED: when (thread/grace.h) */
+    struct page *condemned_next;   /* [collector] */
+    struct page *finalizable_next; /* [lock: queue] object/finalize.c */
 };
 
 struct area {
@@ -106,7 +108,8 @@ struct area {
     alignas(64) struct page pages[AREA_PAGES];
     alignas(
         64) uint64_t hints[AREA_PAGES][MAP_WORDS]; /* [atomic] blocks to look at: object/merge.c */
-    alignas(64) uint64_t condemned[AREA_PAGES][MAP_WORDS]; /* [collector] */
+    alignas(64) uint64_t condemned[AREA_PAGES][MAP_WORDS];   /* [collector] */
+    alignas(64) uint64_t finalizable[AREA_PAGES][MAP_WORDS]; /* [lock: queue] object/finalize.c */
 };
 
 enum { AREA_META_PAGES = (sizeof(struct area) + PAGE_BYTES - 1) / PAGE_BYTES };
@@ -135,6 +138,11 @@ static inline uint64_t *page_hints(struct page *page)
 static inline uint64_t *page_condemned(struct page *page)
 {
     return area_of(page)->condemned[page - area_of(page)->pages];
+}
+
+static inline uint64_t *page_finalizable(struct page *page)
+{
+    return area_of(page)->finalizable[page - area_of(page)->pages];
 }
 
 static inline uint32_t granule_of(const void *p)

@@ -6,7 +6,7 @@
  * `destroy` runs; then the block is free.  What `destroy` itself drops goes onto the list, too.
  *
  * The link is in the dead header: the address has 48 bits that count, 32 of them go into `gc`, 16 into the
- * count of `owned`, under an id of 0.  Nobody else writes there: the collector leaves DEAD objects alone, a
+ * count of `owned`, under an id of 0 (the same link as in retire_block()).  Nobody else writes there: the collector leaves DEAD objects alone, a
  * stale hint looks at the id only.  `shared` stays what it was, since weak references may read it.
  *
  * Every 64 objects it looks whether the world is to be stopped, and then leaves the rest to the thread's next
@@ -16,7 +16,10 @@
 
 #include "heap/heap.h"
 #include "object/count.h"
+#include "object/finalize.h"
+#include "object/retire.h"
 #include "object/type.h"
+#include "object/weak.h"
 
 enum { POLL_OBJECTS = 64 };
 
@@ -28,25 +31,35 @@ static void mark_dead(ouro_object *o)
     store_relaxed(&o->ouro.flags, (uint8_t)(load_relaxed(&o->ouro.flags) | OURO_FLAG_DEAD));
 }
 
-void death_queue(struct seat *self, ouro_object *o)
+void death_push(ouro_object **list, ouro_object *o)
 {
-    uint64_t link = (uint64_t)(uintptr_t)self->dying >> 4;
+    uint64_t link = (uint64_t)(uintptr_t)*list >> 4;
 
-    mark_dead(o);
     store_relaxed(&o->ouro.owned, (uint32_t)link & 0xFFFFu);
     o->ouro.gc = (uint32_t)(link >> 16);
-    self->dying = o;
+    *list = o;
 }
 
-static ouro_object *unqueue(struct seat *self)
+void death_join(ouro_object *last, ouro_object *list)
 {
-    ouro_object *o = self->dying;
+    death_push(&list, last);
+}
+
+ouro_object *death_pop(ouro_object **list)
+{
+    ouro_object *o = *list;
     uint64_t link = (uint64_t)o->ouro.gc << 16 | load_relaxed(&o->ouro.owned);
 
-    self->dying = (ouro_object *)(uintptr_t)(link << 4);
+    *list = (ouro_object *)(uintptr_t)(link << 4);
     o->ouro.gc = 0;
     store_relaxed(&o->ouro.owned, 0u);
     return o;
+}
+
+void death_queue(struct seat *self, ouro_object *o)
+{
+    mark_dead(o);
+    death_push(&self->dying, o);
 }
 
 /* --- taking apart ------------------------------------------------------------------------------------ */
@@ -112,11 +125,25 @@ void death_call_destroy(struct seat *self, ouro_object *o)
     self->in_destroy = before;
 }
 
-/* True if the object is gone. */
+/* Before anything of it is taken apart: its weak references are cleared, its finalizer is queued. True if it lives on for that. */
+static OURO_COLD bool last_rites(struct seat *self, ouro_object *o)
+{
+    if (load_relaxed(&o->ouro.shared) & OURO_WEAK)
+        weak_clear(self, o);
+    if (!finalize_is_due(o))
+        return false;
+    finalize_queue_dead(self, o);
+    return true;
+}
+
+/* True if this is done with: the object is gone, or lives on. */
 static bool take_apart(struct seat *self, ouro_object *o)
 {
     const struct ouro_type *type = type_of(o);
 
+    if (OURO_UNLIKELY((load_relaxed(&o->ouro.shared) & OURO_WEAK) || type->finalize) &&
+        last_rites(self, o))
+        return true;
     if (!drop_all(self, o, type)) {
         self->half_dead = o;
         seat_event(self, EVENT_DEATH_POLL);
@@ -124,7 +151,11 @@ static bool take_apart(struct seat *self, ouro_object *o)
     }
     if (OURO_UNLIKELY(type->destroy != NULL))
         death_call_destroy(self, o);
-    heap_free_object(self, o);
+    /* A weak get may still be looking at it. */
+    if (OURO_UNLIKELY(load_relaxed(&o->ouro.shared) & OURO_WEAK))
+        retire_block(self, o);
+    else
+        heap_free_object(self, o);
     return true;
 }
 
@@ -138,7 +169,7 @@ static void run(struct seat *self)
         if (o)
             self->half_dead = NULL;
         else if (self->dying)
-            o = unqueue(self);
+            o = death_pop(&self->dying);
         else
             return;
         if (!take_apart(self, o))

@@ -18,6 +18,13 @@ void death_queue(struct seat *self, ouro_object *o);
 /* Destroys what is on the list, until nothing is, or until the world is to be stopped. */
 void death_run(struct seat *self);
 
+/* Lists of dead objects, linked through their headers. death_pop() needs one that is not empty. */
+void death_push(ouro_object **list, ouro_object *o);
+ouro_object *death_pop(ouro_object **list);
+
+/* Appends a list to the last object of another one. */
+void death_join(ouro_object *last, ouro_object *list);
+
 /* For the collector: runs `destroy`; frees the block of an object whose fields are NULL. */
 void death_call_destroy(struct seat *self, ouro_object *o);
 

@@ -9,6 +9,10 @@
  *            them; if an unripe one is left, begins the next period.  So the queue empties itself as long as some
  *            thread passes safepoints, and a thread that detaches leaves nothing that waits for it
  *
+ * The block of a dead object with weak references waits, too, and that must not fail: such blocks are linked through
+ * their dead headers.  There is no room for a stamp in them, so there are two lists of all threads: one that waits for a
+ * period, and one that gathers what comes meanwhile.
+ *
  * Nothing is dropped on the spot: a store is no safepoint, and its caller may have borrowed the very object.
  * Over the budget it is the next safepoint that works.
  */
@@ -45,6 +49,9 @@ static struct retire_chunk *first; /* [lock: retire] the queue, about in the ord
 static struct retire_chunk *last;
 static struct retire_chunk *dropping;   /* [lock: retire] chunks that are being dropped */
 static size_t queued;                   /* [lock: retire] W; relaxed R: length of the queue */
+static ouro_object *gathering;          /* [lock: retire] dead blocks, in no period yet */
+static ouro_object *maturing;           /* [lock: retire] dead blocks that wait for one */
+static uint64_t maturing_stamp;         /* [lock: retire] */
 static size_t budget = (size_t)1 << 20; /* relaxed: a setting */
 
 void ouro_set_retire_budget(size_t bytes)
@@ -104,16 +111,18 @@ bool retire_reserve(struct seat *self)
     return self->retiring != NULL;
 }
 
-void retire_close(struct seat *self)
+static void close_blocks_locked(struct seat *self)
 {
-    struct retire_chunk *chunk = self->retiring;
+    if (!gathering && !maturing)
+        store_relaxed(&queued, queued + 1);
+    death_join(self->retiring_last, gathering);
+    gathering = self->retiring_blocks;
+    self->retiring_blocks = self->retiring_last = NULL;
+}
 
-    if (!chunk || chunk->count == 0)
-        return;
-    self->retiring_bytes = 0;
+static void close_chunk_locked(struct seat *self, struct retire_chunk *chunk)
+{
     chunk->next = NULL;
-    chunk->stamp = grace_stamp();
-    mutex_lock(&lock);
     if (last && last->stamp == chunk->stamp && last->count + chunk->count <= CHUNK_ENTRIES) {
         /* Small batches of one period share a chunk; this one stays with the thread. */
         memcpy(&last->entries[last->count], chunk->entries, chunk->count * sizeof *chunk->entries);
@@ -125,20 +134,44 @@ void retire_close(struct seat *self)
         last = chunk;
         store_relaxed(&queued, queued + 1);
     }
+}
+
+void retire_close(struct seat *self)
+{
+    struct retire_chunk *chunk = self->retiring;
+
+    if (chunk && chunk->count == 0)
+        chunk = NULL;
+    if (!chunk && !self->retiring_blocks)
+        return;
+    self->retiring_bytes = 0;
+    if (chunk)
+        chunk->stamp = grace_stamp();
+    mutex_lock(&lock);
+    if (self->retiring_blocks)
+        close_blocks_locked(self);
+    if (chunk)
+        close_chunk_locked(self, chunk);
     mutex_unlock(&lock);
+}
+
+static void count_bytes(struct seat *self, const void *p)
+{
+    const struct page *page = page_of(p);
+
+    self->retiring_bytes += page_state(page) == PAGE_LARGE ? page->large_bytes : page->block_size;
+    if (self->retiring_bytes >= load_relaxed(&budget))
+        ask_for_work(self);
 }
 
 static void retire(struct seat *self, void *p, uintptr_t tag)
 {
     struct retire_chunk *chunk = self->retiring;
-    const struct page *page = page_of(p);
 
     chunk->entries[chunk->count++] = (uintptr_t)p | tag;
-    self->retiring_bytes += page_state(page) == PAGE_LARGE ? page->large_bytes : page->block_size;
+    count_bytes(self, p);
     if (chunk->count == CHUNK_ENTRIES) {
         retire_close(self);
-        ask_for_work(self);
-    } else if (self->retiring_bytes >= load_relaxed(&budget)) {
         ask_for_work(self);
     }
 }
@@ -151,6 +184,14 @@ void retire_reference(struct seat *self, ouro_object *o)
 void retire_buffer(struct seat *self, void *buffer)
 {
     retire(self, buffer, 1);
+}
+
+void retire_block(struct seat *self, ouro_object *o)
+{
+    if (!self->retiring_blocks)
+        self->retiring_last = o;
+    death_push(&self->retiring_blocks, o);
+    count_bytes(self, o);
 }
 
 /* --- dropping ---------------------------------------------------------------------------------------- */
@@ -191,6 +232,41 @@ static void drop_entries(struct seat *self, struct retire_chunk *chunk)
     chunk_free(chunk); /* now: ouro_synchronize() of others waits for it */
 }
 
+/* The blocks that have waited long enough; those that were gathered begin to wait. */
+static ouro_object *take_ripe_blocks(bool *waits)
+{
+    ouro_object *ripe = NULL;
+
+    mutex_lock(&lock);
+    if (maturing && grace_is_ripe(maturing_stamp)) {
+        ripe = maturing;
+        maturing = NULL;
+        if (!gathering)
+            store_relaxed(&queued, queued - 1);
+    }
+    if (!maturing && gathering) {
+        maturing = gathering;
+        gathering = NULL;
+        maturing_stamp = grace_stamp();
+    }
+    *waits = maturing != NULL;
+    mutex_unlock(&lock);
+    return ripe;
+}
+
+/* True if some still wait. */
+static bool free_blocks(struct seat *self)
+{
+    bool waits;
+    ouro_object *ripe = take_ripe_blocks(&waits);
+
+    while (ripe) {
+        heap_free_object(self, death_pop(&ripe));
+        seat_event(self, EVENT_BLOCK_WAITED);
+    }
+    return waits;
+}
+
 void retire_ripen(struct seat *self)
 {
     struct retire_chunk *chunk;
@@ -204,7 +280,7 @@ void retire_ripen(struct seat *self)
             return;
         }
     }
-    if (waits)
+    if (free_blocks(self) || waits)
         grace_begin(self);
 }
 

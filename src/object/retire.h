@@ -15,6 +15,9 @@ bool retire_reserve(struct seat *self);
 void retire_reference(struct seat *self, ouro_object *o);
 void retire_buffer(struct seat *self, void *buffer);
 
+/* The block of a dead object that a weak get may still look at: it is freed after a grace period. Needs no room. */
+void retire_block(struct seat *self, ouro_object *o);
+
 /* Closes this thread's open batch: it waits in the queue from now on, where any thread may drop it. */
 void retire_close(struct seat *self);
 

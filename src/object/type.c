@@ -71,6 +71,7 @@ static void fill_in(struct ouro_type *type, const ouro_type_spec *spec, uint32_t
     type->field_count = spec->field_count;
     type->visit = spec->visit;
     type->destroy = spec->destroy;
+    type->finalize = spec->finalize;
     type->name = name;
 }
 

@@ -17,6 +17,7 @@ struct ouro_type {
     size_t field_count;
     void (*visit)(void *self, ouro_visitor *visitor);
     void (*destroy)(void *self);
+    void (*finalize)(void *self);
     size_t item_size;
     const char *name;
     uint8_t kind;

@@ -22,6 +22,7 @@
 enum {
     DRAINS = 256,          /* of at most 256 blocks each, at one safepoint */
     SAFEPOINT_PERIODS = 4, /* grace periods that a safepoint may begin */
+    DETACH_PASSES = 8,     /* times that it passes FINALIZE on */
     DETACH_ROUNDS = 4,     /* grace periods that a detach may begin */
 };
 
@@ -113,7 +114,7 @@ static void destroy_all(struct seat *self)
 
 void seat_detach(struct seat *self)
 {
-    int rounds = 0;
+    int rounds = 0, passes = 0;
     uint32_t w;
 
     for (;;) {
@@ -147,6 +148,13 @@ void seat_detach(struct seat *self)
         w = load_relaxed(&self->word);
         if (w & (SEAT_INBOX | SEAT_QUIESCE))
             continue;
+        if ((w & SEAT_FINALIZE) &&
+            passes++ < DETACH_PASSES) { /* two that leave may pass it to each other */
+            /* [S1] acquire: as in run_user_code() */
+            fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_FINALIZE);
+            thread_hooks.pass_on(self);
+            continue;
+        }
         /* [S1] release: everything so far, to whoever has the seat next; expects INBOX and QUIESCE clear */
         if (cas_acq_rel(&self->word, &w, w & ~(uint32_t)SEAT_ATTACHED))
             break;
@@ -154,6 +162,20 @@ void seat_detach(struct seat *self)
     seat_set_self(NULL);
     if (w & SEAT_STOP)
         world_acknowledge();
+}
+
+static void run_user_code(struct seat *self)
+{
+    if (load_relaxed(&self->word) & SEAT_COLLECT) {
+        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
+        fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_COLLECT);
+        thread_hooks.collect(self);
+    }
+    if (load_relaxed(&self->word) & SEAT_FINALIZE) {
+        /* [S1] acquire: what was queued by a thread that has passed this on; finalize_pass_on() */
+        fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_FINALIZE);
+        thread_hooks.finalize(self);
+    }
 }
 
 void seat_safepoint(struct seat *self, bool explicit_point)
@@ -191,12 +213,8 @@ void seat_safepoint(struct seat *self, bool explicit_point)
     }
     if (self->dying || self->half_dead)
         thread_hooks.destroy(self);
-    if (explicit_point && (load_relaxed(&self->word) & SEAT_COLLECT) &&
-        seat_may_run_user_code(self)) {
-        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
-        fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_COLLECT);
-        thread_hooks.collect(self);
-    }
+    if (explicit_point && seat_may_run_user_code(self))
+        run_user_code(self);
 }
 
 void seat_poll_slow(struct seat *self)

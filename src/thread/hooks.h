@@ -34,6 +34,12 @@ struct thread_hooks {
     /* Hands over blocks of other seats that are still gathered. */
     void (*flush)(struct seat *self);
 
+    /* The thread leaves with FINALIZE set: another one has to look. */
+    void (*pass_on)(struct seat *self);
+
+    /* FINALIZE was set, and this is a point where finalizers may run. */
+    void (*finalize)(struct seat *self);
+
     /* COLLECT was set, and this is a point where a collection may run. */
     void (*collect)(struct seat *self);
 };

@@ -82,7 +82,9 @@ struct seat {
     alignas(64) ouro_object *dying;   /* [owner] objects without references; object/death.c */
     ouro_object *half_dead;           /* [owner] the one whose destruction was interrupted */
     struct retire_chunk *retiring;    /* [owner] open batch; object/retire.c */
-    size_t retiring_bytes;            /* [owner] how much that is */
+    ouro_object *retiring_blocks;     /* [owner] dead objects whose blocks wait, as in `dying` */
+    ouro_object *retiring_last;       /* [owner] the last of them */
+    size_t retiring_bytes;            /* [owner] how much both are */
     bool running;                     /* [owner] object/death.c is at work below on the stack */
     bool in_destroy;                  /* [owner] a type's `destroy` is */
     bool has_world;                   /* [owner] this thread has stopped the world */
