@@ -51,5 +51,6 @@ static void starved(struct seat *self)
 
 const struct heap_hooks heap_hooks = {
     .grew = schedule_grew,
+    .noted = schedule_noted,
     .starved = starved,
 };
