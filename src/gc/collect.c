@@ -87,6 +87,8 @@ static void call_back(struct seat *self, const ouro_gc_info *info)
         REQUIRE(seat_attached_self == self,
                 "a callback of the collector has returned detached: put back what was, by "
                 "ouro_restore()");
+        REQUIRE(self->reading == 0,
+                "a callback of the collector has returned in a read scope: ouro_read_end() first");
     }
 }
 
@@ -257,10 +259,7 @@ size_t ouro_collect(void)
 
     if (self->collecting || self->in_destroy)
         return 0;
-    REQUIRE(!self->has_world,
-            "ouro_collect() by the thread \"%s\", which has stopped the world: ouro_world_start() "
-            "first",
-            self->name);
+    seat_may_pass(self, "ouro_collect()");
     claim_wait(self);
     size_t collected = collect(self, OURO_GC_REQUESTED);
     claim_release();
@@ -279,9 +278,9 @@ void ouro_gc_get_stats(ouro_gc_stats *stats)
 
 ouro_status ouro_shutdown(void)
 {
-    struct seat *self = seat_required("ouro_shutdown()");
+    struct seat *self = seat_at_safepoint("ouro_shutdown()");
 
-    REQUIRE(!self->collecting && !self->in_destroy, "ouro_shutdown() in a callback of the library");
+    REQUIRE(!self->collecting, "ouro_shutdown() in a callback of the collector");
     if (!seat_close_registry())
         return OURO_BUSY;
     do

@@ -280,15 +280,9 @@ static void sleep_longer(struct timespec *pause)
 
 void ouro_synchronize(void)
 {
-    struct seat *self = seat_required("ouro_synchronize()");
+    struct seat *self = seat_at_safepoint("ouro_synchronize()");
     struct timespec pause = {0, 20000};
 
-    REQUIRE(!self->in_destroy,
-            "ouro_synchronize() in a type's destroy: it may not pass a safepoint");
-    REQUIRE(!self->has_world,
-            "ouro_synchronize() by the thread \"%s\", which has stopped the world: "
-            "ouro_world_start() first",
-            self->name);
     retire_close(self);
     uint64_t stamp = grace_stamp();
     seat_detach(self);

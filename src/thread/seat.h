@@ -118,6 +118,25 @@ static inline struct seat *seat_required(const char *what)
     return self;
 }
 
+_Noreturn void seat_misuse_point(const struct seat *self, const char *what) __attribute__((cold));
+
+/* At every public call that is a safepoint, before it does anything: `what` ends what is borrowed. Ends the program with a
+ * sentence if this thread may not pass one now. */
+static inline void seat_may_pass(const struct seat *self, const char *what)
+{
+    if (OURO_UNLIKELY(self->in_destroy || self->has_world || self->reading))
+        seat_misuse_point(self, what);
+}
+
+/* Both: the caller's seat, for a public call that is a safepoint. */
+static inline struct seat *seat_at_safepoint(const char *what)
+{
+    struct seat *self = seat_required(what);
+
+    seat_may_pass(self, what);
+    return self;
+}
+
 static inline void seat_event(struct seat *self, enum event event)
 {
     store_relaxed(&self->events[event], self->events[event] + 1);
