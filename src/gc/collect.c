@@ -272,6 +272,7 @@ void ouro_gc_get_stats(ouro_gc_stats *stats)
     *stats = totals;
     mutex_unlock(&gc_lock);
     stats->late_stops = world_late_stops();
+    stats->late_periods = grace_late_periods();
     stats->threshold = schedule_threshold();
     stats->net_new = schedule_net_new();
 }

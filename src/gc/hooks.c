@@ -15,6 +15,14 @@ static void quiesced(struct seat *self)
     retire_ripen(self);
 }
 
+static size_t waiting(struct seat *self)
+{
+    struct area_stats areas;
+
+    area_stats(&areas);
+    return retire_figures(self).waiting + areas.waiting;
+}
+
 const struct thread_hooks thread_hooks = {
     .seat_made = heap_init,
     .drain = merge_drain,
@@ -23,6 +31,7 @@ const struct thread_hooks thread_hooks = {
     .close = retire_close,
     .attached = retire_look,
     .retire = retire_work,
+    .waiting = waiting,
     .flush = heap_flush,
     .collect = collect_automatic,
 };
@@ -40,7 +49,17 @@ static void starved(struct seat *self)
     area_ripen(self);
 }
 
+static void figures(struct seat *self, ouro_memory *stats)
+{
+    struct retire_figures retired = retire_figures(self);
+
+    stats->waiting_bytes += retired.waiting;
+    stats->metadata_bytes += retired.metadata;
+    stats->reserved_bytes += retired.metadata;
+}
+
 const struct heap_hooks heap_hooks = {
     .grew = schedule_grew,
     .starved = starved,
+    .figures = figures,
 };

@@ -42,11 +42,12 @@ void ouro_memory_stats(ouro_memory *stats)
             add_page(&area->pages[i], stats);
     }
     area_stats(&areas);
+    heap_hooks.figures(self, stats);
     world_start(self);
 
     stats->empty_bytes = areas.empty;
-    stats->reserved_bytes = areas.reserved + seat_count() * sizeof(struct seat);
-    stats->metadata_bytes = areas.metadata + seat_count() * sizeof(struct seat);
+    stats->reserved_bytes += areas.reserved + seat_count() * sizeof(struct seat);
+    stats->metadata_bytes += areas.metadata + seat_count() * sizeof(struct seat);
     stats->seats = seat_count();
     stats->threads = seat_threads();
 }

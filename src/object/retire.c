@@ -32,8 +32,9 @@ struct retire_chunk {
     struct retire_chunk *next; /* [lock: retire] in a list */
     uint64_t stamp;            /* [owner] until it is in the queue */
     size_t count;              /* [owner] of the entries */
+    size_t bytes;              /* [lock: retire] in the queue: of the blocks that they name */
     uintptr_t
-        entries[(CHUNK_BYTES - 3 * sizeof(void *)) / sizeof(uintptr_t)]; /* lowest bit: a buffer */
+        entries[(CHUNK_BYTES - 4 * sizeof(void *)) / sizeof(uintptr_t)]; /* lowest bit: a buffer */
 };
 static_assert(sizeof(struct retire_chunk) == CHUNK_BYTES, "chunks are cut out of pages");
 
@@ -45,6 +46,8 @@ static struct retire_chunk *first; /* [lock: retire] the queue, about in the ord
 static struct retire_chunk *last;
 static struct retire_chunk *dropping;   /* [lock: retire] chunks that are being dropped */
 static size_t queued;                   /* [lock: retire] W; relaxed R: length of the queue */
+static size_t closed_bytes;             /* [lock: retire] in the queue and being dropped */
+static size_t mapped_bytes;             /* [lock: retire] chunks, ever */
 static size_t budget = (size_t)1 << 20; /* relaxed: a setting */
 
 void ouro_set_retire_budget(size_t bytes)
@@ -62,6 +65,7 @@ static struct retire_chunk *chunk_new(void)
     if (!chunk && (chunk = os_map((size_t)CHUNK_BYTES * CHUNKS_A_TIME, CHUNK_BYTES)) != NULL) {
         for (int i = 0; i + 1 < CHUNKS_A_TIME; i++)
             chunk[i].next = &chunk[i + 1];
+        mapped_bytes += (size_t)CHUNK_BYTES * CHUNKS_A_TIME;
         free_chunks = chunk;
     }
     if (chunk)
@@ -79,6 +83,7 @@ static void chunk_free(struct retire_chunk *chunk)
     while (*link != chunk)
         link = &(*link)->next;
     *link = chunk->next;
+    closed_bytes -= chunk->bytes;
     chunk->next = free_chunks;
     free_chunks = chunk;
     mutex_unlock(&lock);
@@ -110,14 +115,17 @@ void retire_close(struct seat *self)
 
     if (!chunk || chunk->count == 0)
         return;
-    self->retiring_bytes = 0;
     chunk->next = NULL;
+    chunk->bytes = self->retiring_bytes;
+    self->retiring_bytes = 0;
     chunk->stamp = grace_stamp();
     mutex_lock(&lock);
+    closed_bytes += chunk->bytes;
     if (last && last->stamp == chunk->stamp && last->count + chunk->count <= CHUNK_ENTRIES) {
         /* Small batches of one period share a chunk; this one stays with the thread. */
         memcpy(&last->entries[last->count], chunk->entries, chunk->count * sizeof *chunk->entries);
         last->count += chunk->count;
+        last->bytes += chunk->bytes;
         chunk->count = 0;
     } else {
         self->retiring = NULL;
@@ -204,8 +212,10 @@ void retire_ripen(struct seat *self)
             return;
         }
     }
-    if (waits)
+    if (waits) {
         grace_begin(self);
+        grace_watch(self);
+    }
 }
 
 void retire_work(struct seat *self)
@@ -228,6 +238,14 @@ void retire_look(struct seat *self)
 bool retire_waits(struct seat *self)
 {
     return self->retiring_bytes != 0 || load_relaxed(&queued) != 0;
+}
+
+struct retire_figures retire_figures(const struct seat *self)
+{
+    mutex_lock(&lock);
+    struct retire_figures figures = {closed_bytes + self->retiring_bytes, mapped_bytes};
+    mutex_unlock(&lock);
+    return figures;
 }
 
 /* --- public ------------------------------------------------------------------------------------------ */
@@ -288,8 +306,10 @@ void ouro_synchronize(void)
     seat_detach(self);
     while (!grace_is_ripe(stamp)) {
         grace_begin(self);
-        if (!grace_is_ripe(stamp))
-            sleep_longer(&pause);
+        if (grace_is_ripe(stamp))
+            break;
+        grace_watch(self);
+        sleep_longer(&pause);
     }
     seat_attach(self);
     retire_ripen(self);
