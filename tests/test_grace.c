@@ -322,11 +322,11 @@ Test(grace, nobody_is_named_who_was_not_attached)
     struct reader r = {0, true};
     pthread_t thread;
 
-    ouro_set_watchdog(20);
+    ouro_set_watchdog(200);
     cr_assert_eq(pthread_create(&thread, NULL, read_for_long, &r), 0);
     wait_for(&r, 1);
     capture_start();
-    retire_until(1, 200);
+    retire_until(1, 600);
     capture_stop(text, sizeof text);
     cr_assert_str_eq(text, "");
     __atomic_store_n(&r.phase, 4, __ATOMIC_RELEASE);
@@ -351,14 +351,14 @@ static void watch(void *argument)
     gate_open(&w->ready);
     gate_wait(&w->stopped);
     grace_begin(seat_self);
-    sleep_ms(200);
+    sleep_ms(500);
     grace_watch(seat_self);
     w->in_the_stop = late_periods();
     gate_open(&w->watched);
     gate_wait(&w->on);
     grace_watch(seat_self);
     w->at_once = late_periods();
-    sleep_ms(300);
+    sleep_ms(600);
     grace_watch(seat_self);
     w->later = late_periods();
     gate_open(&w->end);
@@ -370,7 +370,7 @@ Test(grace, who_has_stopped_the_world_is_not_late)
 {
     static struct watcher w;
 
-    ouro_set_watchdog(150);
+    ouro_set_watchdog(400);
     worker_start(&w.worker, watch, &w);
     gate_wait(&w.ready);
     capture_start();

@@ -113,8 +113,8 @@ void grace_rested_locked(void)
         begun_ns = os_now_ns();
 }
 
-/* Finds those that hold up the period in flight for longer than `limit_ms`; returns for how long. */
-static uint64_t find_late_locked(struct late *late, unsigned limit_ms)
+/* Finds those, but for the caller, who is at a safepoint, that hold up the period in flight for longer than `limit_ms`; returns for how long. */
+static uint64_t find_late_locked(struct late *late, unsigned limit_ms, const struct seat *self)
 {
     uint64_t age_ms;
 
@@ -126,7 +126,7 @@ static uint64_t find_late_locked(struct late *late, unsigned limit_ms)
     if (age_ms < limit_ms)
         return 0;
     /* Under the mutex no scan is half done, and attaching clears QUIESCE: both bits are there if the scan counted it. */
-    late_find_locked(late, SEAT_ATTACHED | SEAT_QUIESCE, NULL);
+    late_find_locked(late, SEAT_ATTACHED | SEAT_QUIESCE, self);
     if (late->count > 0) {
         named = true;
         store_relaxed(&late_periods, late_periods + 1);
@@ -142,7 +142,7 @@ void grace_watch(struct seat *self)
     if (limit_ms == 0)
         return;
     mutex_lock(&seat_registry);
-    uint64_t age_ms = find_late_locked(&late, limit_ms);
+    uint64_t age_ms = find_late_locked(&late, limit_ms, self);
     mutex_unlock(&seat_registry);
     if (late.count == 0)
         return;
