@@ -47,9 +47,10 @@ typedef struct ouro_gc_stats {
     uint64_t pause_ns_total;
     uint64_t pause_ns_max;
     uint64_t total_ns;
-    uint64_t late_stops; /* stops, of any kind, for which the watchdog had to name a thread */
-    size_t threshold;    /* in force now */
-    size_t net_new;      /* now, roughly */
+    uint64_t late_stops;   /* stops, of any kind, for which the watchdog had to name a thread */
+    uint64_t late_periods; /* grace periods for which it had to */
+    size_t threshold;      /* in force now */
+    size_t net_new;        /* now, roughly */
 } ouro_gc_stats;
 
 /* Called at the start and at the end of each collection, on the thread that runs it, attached. It may use the

@@ -90,6 +90,8 @@ static void call_back(struct seat *self, const ouro_gc_info *info)
         REQUIRE(seat_attached_self == self,
                 "a callback of the collector has returned detached: put back what was, by "
                 "ouro_restore()");
+        REQUIRE(self->reading == 0,
+                "a callback of the collector has returned in a read scope: ouro_read_end() first");
     }
 }
 
@@ -267,10 +269,7 @@ size_t ouro_collect(void)
 
     if (self->collecting || self->in_destroy)
         return 0;
-    REQUIRE(!self->has_world,
-            "ouro_collect() by the thread \"%s\", which has stopped the world: ouro_world_start() "
-            "first",
-            self->name);
+    seat_may_pass(self, "ouro_collect()");
     size_t collected = 0;
     for (int round = 0; round < COLLECT_ROUNDS; round++) {
         claim_wait(self);
@@ -295,16 +294,18 @@ void ouro_gc_get_stats(ouro_gc_stats *stats)
     *stats = totals;
     mutex_unlock(&gc_lock);
     stats->late_stops = world_late_stops();
+    stats->late_periods = grace_late_periods();
     stats->threshold = schedule_threshold();
     stats->net_new = schedule_net_new();
 }
 
 ouro_status ouro_shutdown(void)
 {
-    struct seat *self = seat_required("ouro_shutdown()");
+    struct seat *self = seat_at_safepoint("ouro_shutdown()");
 
-    REQUIRE(!self->collecting && !self->in_destroy && !self->finalizing,
-            "ouro_shutdown() in a callback of the library");
+    REQUIRE(!self->collecting && !self->finalizing,
+            "ouro_shutdown() in a callback of the collector, a finalizer, or a callback of a weak "
+            "reference");
     finalize_shutdown();
     if (!seat_close_registry())
         return OURO_BUSY;

@@ -354,8 +354,10 @@ void area_ripen(struct seat *self)
 
     if (ripe)
         seat_event(self, EVENT_PAGE_RIPE);
-    if (unripe)
+    if (unripe) {
         grace_begin(self);
+        grace_watch(self);
+    }
 }
 
 /* --- giving back ------------------------------------------------------------------------------------- */

@@ -65,6 +65,19 @@ void seat_misuse(const char *what)
     check_failed("%s by a thread that is not registered: call ouro_thread_register() first", what);
 }
 
+void seat_misuse_point(const struct seat *self, const char *what)
+{
+    if (self->in_destroy)
+        check_failed("%s in a type's destroy: it may not pass a safepoint", what);
+    if (self->has_world)
+        check_failed(
+            "%s by the thread \"%s\", which has stopped the world: ouro_world_start() first", what,
+            self->name);
+    check_failed("%s in a read scope of the thread \"%s\": what it has borrowed would dangle; "
+                 "ouro_incref() what is to be kept, or end the scope first",
+                 what, self->name);
+}
+
 static ouro_status seat_make_locked(struct seat **seat)
 {
     if (made == SEAT_COUNT_MAX)

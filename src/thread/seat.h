@@ -85,6 +85,7 @@ struct seat {
     ouro_object *retiring_blocks;     /* [owner] dead objects whose blocks wait, as in `dying` */
     ouro_object *retiring_last;       /* [owner] the last of them */
     size_t retiring_bytes;            /* [owner] how much both are */
+    size_t retiring_block_bytes;      /* [owner] those of the blocks */
     bool running;                     /* [owner] object/death.c is at work below on the stack */
     bool in_destroy;                  /* [owner] a type's `destroy` is */
     bool has_world;                   /* [owner] this thread has stopped the world */
@@ -117,6 +118,25 @@ static inline struct seat *seat_required(const char *what)
 
     if (OURO_UNLIKELY(!self))
         seat_misuse(what);
+    return self;
+}
+
+_Noreturn void seat_misuse_point(const struct seat *self, const char *what) __attribute__((cold));
+
+/* At every public call that is a safepoint, before it does anything: `what` ends what is borrowed. Ends the program with a
+ * sentence if this thread may not pass one now. */
+static inline void seat_may_pass(const struct seat *self, const char *what)
+{
+    if (OURO_UNLIKELY(self->in_destroy || self->has_world || self->reading))
+        seat_misuse_point(self, what);
+}
+
+/* Both: the caller's seat, for a public call that is a safepoint. */
+static inline struct seat *seat_at_safepoint(const char *what)
+{
+    struct seat *self = seat_required(what);
+
+    seat_may_pass(self, what);
     return self;
 }
 
