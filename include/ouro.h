@@ -22,6 +22,7 @@
 #include <ouro/type.h>
 #include <ouro/slot.h>
 #include <ouro/thread.h>
+#include <ouro/lock.h>
 #include <ouro/memory.h>
 #include <ouro/gc.h>
 #include <ouro/inspect.h>

@@ -28,6 +28,7 @@ enum event {
     EVENT_DEATH_POLL,   /* a long destruction was interrupted for a stop */
     EVENT_RESCAN,       /* the collector's mark stack was full: a page is walked again */
     EVENT_COLLECT,      /* a collection */
+    EVENT_LOCK_WAIT,    /* a thread had to wait for an object's lock */
     EVENT_COUNT
 };
 

@@ -16,6 +16,7 @@
 
 #include "heap/heap.h"
 #include "object/count.h"
+#include "object/lock.h"
 #include "object/type.h"
 
 enum { POLL_OBJECTS = 64 };
@@ -117,6 +118,7 @@ static bool take_apart(struct seat *self, ouro_object *o)
 {
     const struct ouro_type *type = type_of(o);
 
+    AUDIT(lock_check_dying(o));
     if (!drop_all(self, o, type)) {
         self->half_dead = o;
         seat_event(self, EVENT_DEATH_POLL);
