@@ -18,6 +18,7 @@
 #include "object/count.h"
 #include "object/finalize.h"
 #include "object/retire.h"
+#include "object/lock.h"
 #include "object/type.h"
 #include "object/weak.h"
 
@@ -144,6 +145,7 @@ static bool take_apart(struct seat *self, ouro_object *o)
     if (OURO_UNLIKELY((load_relaxed(&o->ouro.shared) & OURO_WEAK) || type->finalize) &&
         last_rites(self, o))
         return true;
+    AUDIT(lock_check_dying(o));
     if (!drop_all(self, o, type)) {
         self->half_dead = o;
         seat_event(self, EVENT_DEATH_POLL);
