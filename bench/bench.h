@@ -51,6 +51,9 @@ void bench_fail(const char *what) __attribute__((noreturn, cold));
 /* The monotonic clock. */
 uint64_t bench_now_ns(void);
 
+/* The time that the calling thread has been running. */
+uint64_t bench_cpu_ns(void);
+
 /* The first of them, or the second with --quick. */
 static inline size_t bench_size(size_t full, size_t quick)
 {

@@ -22,7 +22,7 @@ static bool trees;
 
 struct run {
     struct watch watch;
-    uint64_t start[THREADS_MAX], end[THREADS_MAX];
+    uint64_t start[THREADS_MAX], end[THREADS_MAX], cpu[THREADS_MAX];
     size_t made[THREADS_MAX]; /* objects */
 };
 
@@ -74,7 +74,8 @@ static void work(struct run *run, struct bench_start *start, size_t index)
     }
     heap_collect(); /* so that the collector knows what lives */
     bench_ready(start);
-    run->start[index] = bench_now_ns();
+    run->start[index] = watch_start(&run->watch);
+    run->cpu[index] = bench_cpu_ns();
     if (count <= 0)
         until = run->start[index] + (uint64_t)(seconds * 1e9);
     do {
@@ -87,6 +88,7 @@ static void work(struct run *run, struct bench_start *start, size_t index)
         }
         run->end[index] = bench_now_ns();
     } while (made < limit && run->end[index] < until);
+    run->cpu[index] = bench_cpu_ns() - run->cpu[index];
     run->made[index] = made;
     watch_done(&run->watch);
 }
@@ -137,7 +139,7 @@ int main(int argc, char **argv)
                                                   {"--name", NULL, &name},
                                                   {"--dots", NULL, &dots}};
     uint64_t first = UINT64_MAX, last = 0;
-    double made = 0, per_object = 0;
+    double made = 0, per_object = 0, cpu = 0;
     size_t workers;
 
     bench_options(argc, argv, options, sizeof options / sizeof *options);
@@ -152,11 +154,13 @@ int main(int argc, char **argv)
         first = run.start[i] < first ? run.start[i] : first;
         last = run.end[i] > last ? run.end[i] : last;
         made += (double)run.made[i];
+        cpu += (double)run.cpu[i] / (double)run.made[i] / threads;
         per_object += (double)(run.end[i] - run.start[i]) / (double)run.made[i] / threads;
     }
     report_begin(name, heap_name);
     report("time", (double)(last - first) / 1e9, "s");
     report("an object, of each thread's time", per_object, "ns");
+    report("  while it was running", cpu, "ns");
     report("objects made", made * 1e3 / (double)(last - first), "M/s");
     watch_report(&run.watch, first, last);
     if (dots)

@@ -3,7 +3,9 @@
  *
  *     gcbench    after Boehm, Ellis and Kovac: temporary trees of depths 4 to 16, top-down and bottom-up, beside a
  *                long-lived tree of depth 16 and a long-lived array of 4 MB; each thread its own
- *     trees      40 trees of depth 16, one after the other, beside a long-lived one; each thread its own
+ *     trees      40 trees of depth 16, one after the other, beside a long-lived one, each made from the root down, left
+ *                before right; each thread its own
+ *     trees-up   the same, made from the leaves up
  *     churn      pairs a <-> b made and given up beside a tree of 5 M nodes
  *     usual      the same, but each inner node of the tree has lost a reference once, as when one makes an object,
  *                stores it with a reference and gives up one's own, and nothing has been examined yet; it goes on until
@@ -42,6 +44,17 @@ static struct node *bottom_up(unsigned depth)
 
     node->left = left;
     node->right = right;
+    return node;
+}
+
+static struct node *from_the_root(unsigned depth)
+{
+    struct node *node = heap_make();
+
+    if (depth) {
+        node->left = from_the_root(depth - 1);
+        node->right = from_the_root(depth - 1);
+    }
     return node;
 }
 
@@ -128,7 +141,7 @@ static void drop_counted(struct node *tree, size_t size)
 struct group {
     double (*body)(void); /* returns the nodes that it made */
     struct watch watch;
-    uint64_t start[THREADS_MAX], end[THREADS_MAX];
+    uint64_t start[THREADS_MAX], end[THREADS_MAX], cpu[THREADS_MAX];
     double made[THREADS_MAX];
 };
 
@@ -160,16 +173,26 @@ static double gcbench(void)
     return made;
 }
 
-static double binary_trees(void)
+static double binary_trees(struct node *(*make)(unsigned))
 {
     enum { DEPTH = 16 };
-    struct node *tree = bottom_up(DEPTH);
+    struct node *tree = make(DEPTH);
     size_t rounds = scaled(40), size = (2u << DEPTH) - 1;
 
     for (size_t i = 0; i < rounds; i++)
-        drop_counted(bottom_up(DEPTH), size);
+        drop_counted(make(DEPTH), size);
     drop_counted(tree, size);
     return (double)(rounds + 1) * (double)size;
+}
+
+static double trees_down(void)
+{
+    return binary_trees(from_the_root);
+}
+
+static double trees_up(void)
+{
+    return binary_trees(bottom_up);
 }
 
 static double group_thread(struct bench_start *start, size_t index, void *argument)
@@ -181,8 +204,10 @@ static double group_thread(struct bench_start *start, size_t index, void *argume
     if (index == (size_t)threads) {
         watch_run(&group->watch);
     } else {
-        group->start[index] = bench_now_ns();
+        group->start[index] = watch_start(&group->watch);
+        group->cpu[index] = bench_cpu_ns();
         group->made[index] = group->body();
+        group->cpu[index] = bench_cpu_ns() - group->cpu[index];
         group->end[index] = bench_now_ns();
         watch_done(&group->watch);
     }
@@ -195,7 +220,7 @@ static void run_group(double (*body)(void))
     static struct group group;
     static double results[THREADS_MAX + 1];
     uint64_t first = UINT64_MAX, last = 0;
-    double per_node = 0;
+    double per_node = 0, cpu = 0;
     size_t workers = (size_t)threads;
 
     group.body = body;
@@ -204,10 +229,12 @@ static void run_group(double (*body)(void))
     for (size_t i = 0; i < workers; i++) {
         first = group.start[i] < first ? group.start[i] : first;
         last = group.end[i] > last ? group.end[i] : last;
+        cpu += (double)group.cpu[i] / group.made[i] / threads;
         per_node += (double)(group.end[i] - group.start[i]) / group.made[i] / threads;
     }
     report("time", (double)(last - first) / 1e6, "ms");
     report("a node, of each thread's time", per_node, "ns");
+    report("  while it was running", cpu, "ns");
     watch_report(&group.watch, first, last);
 }
 
@@ -218,7 +245,7 @@ struct churn {
     bool usual;
     struct watch watch;
     struct node *tree; /* where bdwgc finds it */
-    uint64_t start, end;
+    uint64_t start, end, cpu;
     size_t made;
     double examined_before;
 };
@@ -258,20 +285,21 @@ static double churn_thread(struct bench_start *start, size_t index, void *argume
         heap_automatic(false);
         churn->tree = balanced_in_the_usual_way(churn->live);
         churn->examined_before = heap_survivors_examined();
-        bench_ready(start);
-        churn->start = bench_now_ns();
-        heap_automatic(true);
     } else {
         churn->tree = balanced(churn->live);
         heap_collect();
-        bench_ready(start);
-        churn->start = bench_now_ns();
     }
+    bench_ready(start);
+    churn->start = watch_start(&churn->watch);
+    churn->cpu = bench_cpu_ns();
+    if (churn->usual)
+        heap_automatic(true);
     while (go_on(churn)) {
         make_pair();
         churn->made++;
         heap_pass();
     }
+    churn->cpu = bench_cpu_ns() - churn->cpu;
     churn->end = bench_now_ns();
     watch_done(&churn->watch);
     heap_leave();
@@ -291,6 +319,8 @@ static void run_churn(bool usual)
     watch_init(&churn.watch, 1, (double)churn.live);
     bench_parallel(2, churn_thread, &churn, results);
     report("pairs", (double)churn.made * 1e3 / (double)(churn.end - churn.start), "M/s");
+    report("  of the time that it was running", (double)churn.made * 1e3 / (double)churn.cpu,
+           "M/s");
     if (usual) {
         report("pairs until as many as live were examined", (double)churn.made / 1e6, "M");
         report("time", (double)(churn.end - churn.start) / 1e6, "ms");
@@ -356,7 +386,9 @@ int main(int argc, char **argv)
     if (!strcmp(workload, "gcbench"))
         run_group(gcbench);
     else if (!strcmp(workload, "trees"))
-        run_group(binary_trees);
+        run_group(trees_down);
+    else if (!strcmp(workload, "trees-up"))
+        run_group(trees_up);
     else if (!strcmp(workload, "churn"))
         run_churn(false);
     else if (!strcmp(workload, "usual"))
@@ -366,6 +398,6 @@ int main(int argc, char **argv)
     else if (!strcmp(workload, "full"))
         run_collections(nodes >= 1 ? (size_t)nodes : scaled(1e6), true);
     else
-        bench_fail("--workload is gcbench, trees, churn, usual, unchanged or full");
+        bench_fail("--workload is gcbench, trees, trees-up, churn, usual, unchanged or full");
     return 0;
 }

@@ -201,13 +201,13 @@ void heap_automatic(bool on)
 double heap_garbage(double reachable)
 {
     static GC_word first;
+    struct GC_prof_stats_s stats;
 
     (void)reachable;
+    GC_get_prof_stats(&stats, sizeof stats); /* under its lock: both figures of one moment */
     if (!first)
-        first = GC_get_gc_no() + 1;
-    if (GC_get_gc_no() < first)
-        return NAN;
-    return (double)(GC_get_bytes_since_gc() / heap_node_bytes);
+        first = stats.gc_no + 1;
+    return stats.gc_no < first ? NAN : (double)(stats.bytes_allocd_since_gc / heap_node_bytes);
 }
 
 uint64_t heap_collections(void)

@@ -101,10 +101,11 @@ double heap_survivors_examined(void);
 /* --- a thread that looks on ------------------------------------------------------------------- */
 
 struct watch {
-    double reachable;   /* objects that are no garbage */
-    bool spin;          /* read the clock all the time; if not, only take samples of the garbage */
-    size_t working;     /* [atomic] threads that are still at work */
-    struct series gaps; /* ms: where the clock has jumped by 10 us or more */
+    double reachable;      /* objects that are no garbage; not a number: no samples */
+    bool spin;             /* read the clock all the time; if not, only take samples */
+    bool looking;          /* [atomic] it has begun */
+    size_t working;        /* [atomic] threads that are still at work */
+    struct series gaps;    /* ms: where the clock has jumped by 10 us or more */
     struct series garbage; /* objects, every 10 ms */
 };
 
@@ -113,6 +114,9 @@ void watch_init(struct watch *watch, size_t threads, double reachable);
 
 /* Looks on until nobody works. By a thread of its own that has entered. */
 void watch_run(struct watch *watch);
+
+/* A thread waits until somebody looks on, and begins its work. Returns the time. */
+uint64_t watch_start(struct watch *watch);
 
 /* A thread has done its work. */
 static inline void watch_done(struct watch *watch)

@@ -1,7 +1,7 @@
-# Draws points as SVG: awk -f plot.awk -v title=T -v xtitle=X -v ytitle=Y [-v xlog=1] [-v joined=1]
+# Draws points as SVG: awk -f plot.awk -v title=T -v xtitle=X -v ytitle=Y [-v xlog=1] [-v ylog=1] [-v joined=1]
 #
 # Input: series, x, y, separated by tabs. joined: one dot for each x, at the median of its values, and a line through
-# them. The vertical axis begins at 0. Works with any awk; no fonts or scripts but what a viewer has.
+# them. A vertical axis that is not logarithmic begins at 0. Works with any awk; no fonts or scripts but what a viewer has.
 
 BEGIN {
     FS = "\t"
@@ -9,7 +9,7 @@ BEGIN {
     split("#c03020 #2060b0 #308040 #806020", colours, " ")
 }
 
-NF == 3 && (!xlog || $2 > 0) {
+NF == 3 && (!xlog || $2 > 0) && (!ylog || $3 > 0) {
     if (!($1 in number)) { number[$1] = ++series_count; names[series_count] = $1 }
     series[++n] = number[$1]; x[n] = $2 + 0; y[n] = $3 + 0
 }
@@ -50,12 +50,16 @@ function scaled_x(v) {
     return xlog ? log(v) / log(10) : v
 }
 
+function scaled_y(v) {
+    return ylog ? log(v) / log(10) : v
+}
+
 function at_x(v) {
     return left + (scaled_x(v) - low) / (high - low) * (width - left - right)
 }
 
 function at_y(v) {
-    return height - bottom - v / most * (height - top - bottom)
+    return height - bottom - (scaled_y(v) - base) / (most - base) * (height - top - bottom)
 }
 
 function line(x1, y1, x2, y2, colour) {
@@ -73,10 +77,11 @@ function plain(v) {
 }
 
 function axes(    v, step) {
-    step = step_for(most)
-    for (v = 0; v <= most * 1.0001; v += step) {
-        line(left, at_y(v), width - right, at_y(v), "#ddd")
-        text(left - 8, at_y(v) + 4, "end", plain(v))
+    step = ylog ? 1 : step_for(most)
+    for (v = base; v <= most + step / 1000; v += step) {
+        mark = ylog ? 10 ^ v : v
+        line(left, at_y(mark), width - right, at_y(mark), "#ddd")
+        text(left - 8, at_y(mark) + 4, "end", plain(mark))
     }
     step = xlog ? 1 : step_for(high - low)
     for (v = (xlog ? floor(low + 0.9999) : 0); v <= high * 1.0001; v += step) {
@@ -105,10 +110,12 @@ END {
     for (i = 1; i <= n; i++) {
         if (scaled_x(x[i]) < low) low = scaled_x(x[i])
         if (scaled_x(x[i]) > high) high = scaled_x(x[i])
-        if (y[i] > most) most = y[i]
+        if (i == 1 || scaled_y(y[i]) < base) base = scaled_y(y[i])
+        if (i == 1 || scaled_y(y[i]) > most) most = scaled_y(y[i])
     }
     if (high <= low) high = low + 1
-    most = most > 0 ? most * 1.05 : 1
+    base = ylog ? floor(base) : 0
+    most = ylog ? floor(most) + 1 : most > 0 ? most * 1.05 : 1
     axes()
     for (i = 1; i <= n; i++) {
         colour = colours[(series[i] - 1) % 4 + 1]

@@ -1,5 +1,6 @@
 # Turns the lines of the programs gc_* (round, workload, peer, figure, value, unit) into a table for each workload:
-# a line a figure, a column a peer, the median of the rounds, and the ratio of the first peer to each other.
+# a line a figure, a column a peer, the median of the rounds, and the ratio of the first peer to each other. With
+# -v best=1 times are the least of the rounds and rates the greatest: what a machine shared with others disturbs least.
 
 BEGIN { FS = "\t" }
 
@@ -14,7 +15,7 @@ BEGIN { FS = "\t" }
     values[$2, $3, $4, ++count[$2, $3, $4]] = $5
 }
 
-function median(workload, peer, figure,    n, i, j, v, sorted) {
+function middle_or_best(workload, peer, figure,    n, i, j, v, sorted) {
     n = count[workload, peer, figure]
     for (i = 1; i <= n; i++) {
         v = values[workload, peer, figure, i] + 0
@@ -22,6 +23,10 @@ function median(workload, peer, figure,    n, i, j, v, sorted) {
             sorted[j + 1] = sorted[j]
         sorted[j + 1] = v
     }
+    if (best && units[workload, figure] == "M/s")
+        return sorted[n]
+    if (best && units[workload, figure] ~ /^(s|ms|ns)$/)
+        return sorted[1]
     return n % 2 ? sorted[(n + 1) / 2] : (sorted[n / 2] + sorted[n / 2 + 1]) / 2
 }
 
@@ -56,7 +61,7 @@ END {
             line = "| " trim(figure) (unit != "" ? ", " unit : "") " |"
             for (p = 1; p <= peer_count[name]; p++) {
                 there[p] = (name, peers[name, p], figure, 1) in values
-                middle[p] = there[p] ? median(name, peers[name, p], figure) : 0
+                middle[p] = there[p] ? middle_or_best(name, peers[name, p], figure) : 0
                 line = line " " (there[p] ? pretty(middle[p]) : "-") " |"
             }
             for (p = 2; p <= peer_count[name]; p++)

@@ -7,6 +7,7 @@
  */
 #include "heap.h"
 
+#include <sched.h>
 #include <time.h>
 
 enum { GAP_NS = 10000, SAMPLE_NS = 10000000, SAMPLE_MS = 10 };
@@ -50,10 +51,20 @@ static uint64_t sample(struct watch *watch, uint64_t last)
     return now;
 }
 
+uint64_t watch_start(struct watch *watch)
+{
+    while (!__atomic_load_n(&watch->looking, __ATOMIC_ACQUIRE)) {
+        sched_yield();
+        heap_pass();
+    }
+    return bench_now_ns();
+}
+
 void watch_run(struct watch *watch)
 {
     uint64_t last = bench_now_ns(), sampled = last;
 
+    __atomic_store_n(&watch->looking, true, __ATOMIC_RELEASE);
     while (__atomic_load_n(&watch->working, __ATOMIC_ACQUIRE)) {
         uint64_t now;
 
