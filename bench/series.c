@@ -95,7 +95,7 @@ void series_thirds(const struct series *series, uint64_t start, uint64_t end, do
 
 bool series_is_rising(const double most[3])
 {
-    return most[0] < most[1] && most[1] < most[2] && most[2] > 1.2 * most[0];
+    return most[0] < most[1] && most[1] < most[2] && most[2] > 1.5 * most[0];
 }
 
 void series_write(const struct series *series, uint64_t start, const char *path)

@@ -32,7 +32,7 @@ double series_quantile(const struct series *series, double share);
 /* The greatest value in each third of the time from `start` to `end`. */
 void series_thirds(const struct series *series, uint64_t start, uint64_t end, double most[3]);
 
-/* Whether what the thirds held at most goes up and up. */
+/* Whether what the thirds held at most goes up and up, by half in the end. */
 bool series_is_rising(const double most[3]);
 
 /* Writes seconds since `start` and value, a line a point. */
