@@ -49,11 +49,11 @@ static bool claim_try(void)
 {
     uint32_t state = CLAIM_FREE;
 
-    /* [K1] acquire: all that the last collector did; claim_release() */
+    /* [K1] acquire: all that the last collector did; collect_claim_release() */
     return cas_acq_rel(&claim, &state, (uint32_t)CLAIM_TAKEN);
 }
 
-static void claim_wait(struct seat *self)
+void collect_claim_wait(struct seat *self)
 {
     if (claim_try())
         return;
@@ -64,9 +64,9 @@ static void claim_wait(struct seat *self)
     seat_attach(self);
 }
 
-static void claim_release(void)
+void collect_claim_release(void)
 {
-    /* [K1] release: all that this collection did; claim_try(), claim_wait() */
+    /* [K1] release: all that this collection did; claim_try(), collect_claim_wait() */
     if (exchange_acq_rel(&claim, (uint32_t)CLAIM_FREE) == CLAIM_AWAITED)
         os_futex_wake(&claim, 1);
 }
@@ -248,7 +248,7 @@ void collect_automatic(struct seat *self)
         return;
     if (schedule_is_due()) /* somebody may just have been through with it */
         collect(self, OURO_GC_AUTOMATIC);
-    claim_release();
+    collect_claim_release();
 }
 
 size_t ouro_collect(void)
@@ -261,9 +261,9 @@ size_t ouro_collect(void)
             "ouro_collect() by the thread \"%s\", which has stopped the world: ouro_world_start() "
             "first",
             self->name);
-    claim_wait(self);
+    collect_claim_wait(self);
     size_t collected = collect(self, OURO_GC_REQUESTED);
-    claim_release();
+    collect_claim_release();
     return collected;
 }
 

@@ -242,6 +242,7 @@ void area_retire(struct seat *self, struct page *page)
     store_relaxed(&page->state, (uint8_t)PAGE_RETIRED);
     uint64_t stamp = grace_stamp();
 
+    page->frozen = false;
     mutex_lock(&heap_lock);
     /* Stamps are taken outside of the mutex, so that the queue is not quite in their order. It need not be:
      * who waits behind a later stamp waits a little longer. */
