@@ -24,6 +24,7 @@
 #include <ouro/thread.h>
 #include <ouro/memory.h>
 #include <ouro/gc.h>
+#include <ouro/fork.h>
 #include <ouro/inspect.h>
 
 #endif

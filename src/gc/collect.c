@@ -289,3 +289,13 @@ ouro_status ouro_shutdown(void)
     while (ouro_collect() > 0 || retire_waits(self));
     return OURO_OK;
 }
+
+void collect_fork_prepare(void)
+{
+    mutex_lock(&gc_lock);
+}
+
+void collect_fork_done(void)
+{
+    mutex_unlock(&gc_lock);
+}

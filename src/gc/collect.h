@@ -14,4 +14,8 @@ void collect_automatic(struct seat *self);
 void collect_claim_wait(struct seat *self);
 void collect_claim_release(void);
 
+/* For fork: the mutex of callbacks and figures. */
+void collect_fork_prepare(void);
+void collect_fork_done(void);
+
 #endif

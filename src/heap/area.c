@@ -426,3 +426,13 @@ void area_stats(struct area_stats *stats)
     stats->waiting = waiting_pages * PAGE_BYTES;
     mutex_unlock(&heap_lock);
 }
+
+void area_fork_prepare(void)
+{
+    mutex_lock(&heap_lock);
+}
+
+void area_fork_done(void)
+{
+    mutex_unlock(&heap_lock);
+}

@@ -210,4 +210,8 @@ struct area_stats {
 };
 void area_stats(struct area_stats *stats);
 
+/* For fork: the mutex. */
+void area_fork_prepare(void);
+void area_fork_done(void);
+
 #endif

@@ -83,3 +83,13 @@ void grace_in_stopped_world(void)
     }
     mutex_unlock(&seat_registry);
 }
+
+void grace_vanish(void)
+{
+    /* Who had not acknowledged has vanished, or is the caller, who has passed a safepoint since he borrowed. */
+    store_relaxed(&awaiting, 0u);
+    /* [G3] release: as in complete() */
+    store_release(&completed, load_relaxed(&epoch));
+    /* [G4] release: as in complete() */
+    store_release(&in_flight, 0u);
+}
