@@ -27,6 +27,7 @@
 #include <ouro/lock.h>
 #include <ouro/memory.h>
 #include <ouro/gc.h>
+#include <ouro/fork.h>
 #include <ouro/inspect.h>
 
 #endif

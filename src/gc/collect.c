@@ -52,11 +52,11 @@ static bool claim_try(void)
 {
     uint32_t state = CLAIM_FREE;
 
-    /* [K1] acquire: all that the last collector did; claim_release() */
+    /* [K1] acquire: all that the last collector did; collect_claim_release() */
     return cas_acq_rel(&claim, &state, (uint32_t)CLAIM_TAKEN);
 }
 
-static void claim_wait(struct seat *self)
+void collect_claim_wait(struct seat *self)
 {
     if (claim_try())
         return;
@@ -67,9 +67,9 @@ static void claim_wait(struct seat *self)
     seat_attach(self);
 }
 
-static void claim_release(void)
+void collect_claim_release(void)
 {
-    /* [K1] release: all that this collection did; claim_try(), claim_wait() */
+    /* [K1] release: all that this collection did; claim_try(), collect_claim_wait() */
     if (exchange_acq_rel(&claim, (uint32_t)CLAIM_FREE) == CLAIM_AWAITED)
         os_futex_wake(&claim, 1);
 }
@@ -260,7 +260,7 @@ void collect_automatic(struct seat *self)
         return;
     if (schedule_is_due()) /* somebody may just have been through with it */
         collect(self, OURO_GC_AUTOMATIC);
-    claim_release();
+    collect_claim_release();
 }
 
 size_t ouro_collect(void)
@@ -272,9 +272,9 @@ size_t ouro_collect(void)
     seat_may_pass(self, "ouro_collect()");
     size_t collected = 0;
     for (int round = 0; round < COLLECT_ROUNDS; round++) {
-        claim_wait(self);
+        collect_claim_wait(self);
         struct trial trial = collect(self, OURO_GC_REQUESTED);
-        claim_release();
+        collect_claim_release();
         collected += trial.garbage;
         if (finalize_all(self, trial.queued) == 0)
             break;
@@ -313,4 +313,14 @@ ouro_status ouro_shutdown(void)
         ouro_synchronize();
     while (ouro_collect() > 0 || retire_waits(self));
     return OURO_OK;
+}
+
+void collect_fork_prepare(void)
+{
+    mutex_lock(&gc_lock);
+}
+
+void collect_fork_done(void)
+{
+    mutex_unlock(&gc_lock);
 }

@@ -111,3 +111,13 @@ bool ouro_gc_is_enabled(void)
 {
     return load_relaxed(&disabled) == 0;
 }
+
+void schedule_fork_prepare(void)
+{
+    mutex_lock(&settings);
+}
+
+void schedule_fork_done(void)
+{
+    mutex_unlock(&settings);
+}

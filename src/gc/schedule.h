@@ -16,4 +16,8 @@ size_t schedule_threshold(void);
 /* After a collection: so much of the growth is accounted for, so many objects survived. */
 void schedule_collected(int64_t net_new, size_t survivors);
 
+/* For fork: the mutex of the settings. */
+void schedule_fork_prepare(void);
+void schedule_fork_done(void);
+
 #endif

@@ -199,6 +199,9 @@ static bool refill(struct seat *self, struct page *page)
     uint32_t found = page->stock ? 0 : collect_blocks(page);
     uint32_t count = page->stock ? hand_out_stock(page) : carve(page);
 
+    if (OURO_UNLIKELY(
+            page->frozen)) /* collections skip a frozen page; what is made now is not frozen */
+        page->frozen = false;
     if (page->kind == KIND_TRACKED && (count || found))
         heap_hooks.grew(self, (int64_t)count - found);
     return count != 0;

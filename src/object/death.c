@@ -209,3 +209,15 @@ void death_of(struct seat *self, ouro_object *o)
         run(self);
     self->running = false;
 }
+
+void death_adopt(struct seat *self, struct seat *from)
+{
+    ouro_object *half = from->half_dead;
+
+    if (half) { /* the fields that are left are not NULL */
+        from->half_dead = NULL;
+        death_queue(self, half);
+    }
+    while (from->dying)
+        death_queue(self, death_pop(&from->dying));
+}

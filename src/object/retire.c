@@ -424,3 +424,22 @@ void ouro_synchronize(void)
         seat_safepoint(self, false);
     while (self->dying || self->half_dead);
 }
+
+/* --- fork -------------------------------------------------------------------------------------------- */
+
+void retire_fork_prepare(void)
+{
+    mutex_lock(&lock);
+    /* Whoever drops a chunk passes no safepoint meanwhile, so in a stopped world nobody is at it. */
+    ASSERT(!dropping);
+}
+
+void retire_fork_done(void)
+{
+    mutex_unlock(&lock);
+}
+
+bool retire_is_closed(const struct seat *seat)
+{
+    return (!seat->retiring || seat->retiring->count == 0) && !seat->retiring_blocks;
+}

@@ -40,4 +40,9 @@ struct retire_figures retire_figures(const struct seat *self);
 /* For a thread that has asked itself to see to what it has retired: both. */
 void retire_work(struct seat *self);
 
+/* For fork: the mutex; and what has to be true of each thread that is parked or detached. */
+void retire_fork_prepare(void);
+void retire_fork_done(void);
+bool retire_is_closed(const struct seat *seat);
+
 #endif

@@ -154,3 +154,13 @@ void grace_watch(struct seat *self)
                 "loop, or ouro_detach() before it blocks\n",
                 late.names[i], (unsigned long long)age_ms, bytes);
 }
+
+void grace_vanish(void)
+{
+    /* Who had not acknowledged has vanished, or is the caller, who has passed a safepoint since he borrowed. */
+    store_relaxed(&awaiting, 0u);
+    /* [G3] release: as in complete() */
+    store_release(&completed, load_relaxed(&epoch));
+    /* [G4] release: as in complete() */
+    store_release(&in_flight, 0u);
+}

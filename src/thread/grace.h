@@ -35,4 +35,8 @@ void grace_in_stopped_world(void);
 /* One seat's acknowledgement, after its QUIESCE has been cleared by its owner. */
 void grace_acknowledge(void);
 
+/* In the child of a fork, with the registry mutex, after QUIESCE has been cleared in all seats: a period in flight is
+ * complete. */
+void grace_vanish(void);
+
 #endif

@@ -152,6 +152,15 @@ void seat_give_up(struct seat *seat); /* detached */
 /* Number of seats with a thread. */
 uint32_t seat_threads(void);
 
+/* A seat of its own, made when it is first wanted, for unregistered threads that need one for a moment, one after the
+ * other. It is not counted as a thread and is there when the registry is closed, too. */
+ouro_status seat_reserve(struct seat **seat);
+
+/* For fork: the registry mutex; and, with it, in the child: all other threads have left their seats. */
+void seat_fork_prepare(void);
+void seat_fork_done(void);
+void seat_vanish(struct seat *self);
+
 /* Sets the thread's own variables: attached in that seat, or NULL. */
 void seat_set_self(struct seat *attached);
 

@@ -193,3 +193,9 @@ void ouro_world_start(void)
 {
     world_start(seat_required("ouro_world_start()"));
 }
+
+void world_vanish(void)
+{
+    ASSERT(stopping);
+    store_relaxed(&awaiting, 0u);
+}
