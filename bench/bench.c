@@ -69,14 +69,37 @@ void bench_begin(int argc, char **argv, int runs, const char *note)
     }
     if (!default_runs)
         default_runs = bench_quick ? 3 : runs;
-    if (sched_getaffinity(0, sizeof cores, &cores))
-        bench_fail("can't ask for the cores");
-    printf(
-        "# ouro %s, %d cores; median of %d runs%s, peers in turn, after one that is not counted\n",
-        ouro_version(), CPU_COUNT(&cores), default_runs, bench_quick ? " (quick)" : "");
+    printf("# ouro %s, %zu cores; median of %d runs%s, peers in turn, after one that is not "
+           "counted\n",
+           ouro_version(), bench_cores(), default_runs, bench_quick ? " (quick)" : "");
     printf("# ratio: to the first peer of the workload\n# %s\n\n", note);
     printf("%-46s %-36s %9s %9s %-9s %6s\n", "workload", "peer", "median", "least", "unit",
            "ratio");
+}
+
+void bench_options(int argc, char **argv, const struct bench_option *options, size_t count)
+{
+    for (int i = 1; i < argc; i += 2) {
+        const struct bench_option *option = options;
+        char *end = NULL;
+
+        while (option < options + count && strcmp(argv[i], option->name))
+            option++;
+        if (option == options + count || i + 1 == argc) {
+            fprintf(stderr, "usage: %s", argv[0]);
+            for (size_t j = 0; j < count; j++)
+                fprintf(stderr, " [%s %s]", options[j].name, options[j].text ? "TEXT" : "N");
+            fprintf(stderr, "\n");
+            exit(2);
+        }
+        if (option->text) {
+            *option->text = argv[i + 1];
+            continue;
+        }
+        *option->number = strtod(argv[i + 1], &end);
+        if (end == argv[i + 1] || *end || !(*option->number >= 0))
+            bench_fail("an option wants a number that is not negative");
+    }
 }
 
 /* --- figures ---------------------------------------------------------------------------------- */
@@ -205,6 +228,14 @@ uint64_t bench_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+uint64_t bench_cpu_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 double bench_resident_bytes(void)
 {
     FILE *file = fopen("/proc/self/statm", "r");
@@ -214,6 +245,20 @@ double bench_resident_bytes(void)
         bench_fail("can't read /proc/self/statm");
     fclose(file);
     return (double)resident * (double)sysconf(_SC_PAGESIZE);
+}
+
+double bench_peak_megabytes(void)
+{
+    FILE *file = fopen("/proc/self/status", "r");
+    char line[256];
+    unsigned long kib = 0;
+
+    while (file && fgets(line, sizeof line, file) && sscanf(line, "VmHWM: %lu", &kib) != 1)
+        ;
+    if (!kib)
+        bench_fail("can't read VmHWM in /proc/self/status");
+    fclose(file);
+    return (double)kib / 1024;
 }
 
 void bench_shuffle(void **pointers, size_t count, uint64_t seed)
@@ -256,6 +301,13 @@ struct thread {
     void *argument;
     double result;
 };
+
+size_t bench_cores(void)
+{
+    if (!CPU_COUNT(&cores) && sched_getaffinity(0, sizeof cores, &cores))
+        bench_fail("can't ask for the cores");
+    return (size_t)CPU_COUNT(&cores);
+}
 
 static void pin_to(size_t index)
 {
@@ -300,6 +352,7 @@ void bench_parallel(size_t count, bench_thread body, void *argument, double *res
     struct bench_start start;
     bool attached = ouro_thread_state() == OURO_STATE_ATTACHED;
 
+    bench_cores();
     if (count > MAX_THREADS || pthread_barrier_init(&start.barrier, NULL, (unsigned)count))
         bench_fail("can't start threads");
     for (size_t i = 0; i < count; i++) {

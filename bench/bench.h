@@ -51,6 +51,9 @@ void bench_fail(const char *what) __attribute__((noreturn, cold));
 /* The monotonic clock. */
 uint64_t bench_now_ns(void);
 
+/* The time that the calling thread has been running. */
+uint64_t bench_cpu_ns(void);
+
 /* The first of them, or the second with --quick. */
 static inline size_t bench_size(size_t full, size_t quick)
 {
@@ -59,6 +62,24 @@ static inline size_t bench_size(size_t full, size_t quick)
 
 /* Resident memory of this process, in bytes, from /proc/self/statm. */
 double bench_resident_bytes(void);
+
+/* The most that it ever was, in MiB (VmHWM). */
+double bench_peak_megabytes(void);
+
+/* --- without a table: programs that do one thing in one process ------------------------------- */
+
+/* `--name value` sets one of the two. */
+struct bench_option {
+    const char *name; /* with the dashes */
+    double *number;
+    const char **text;
+};
+
+/* Reads options; ends the program with a list of them if one is not known. */
+void bench_options(int argc, char **argv, const struct bench_option *options, size_t count);
+
+/* How many cores the process may use. */
+size_t bench_cores(void);
 
 /* --- threads ---------------------------------------------------------------------------------- */
 

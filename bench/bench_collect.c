@@ -10,7 +10,6 @@
 #include <ouro.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 
 #if __has_include(<gc.h>)
 #define GC_THREADS
@@ -463,15 +462,6 @@ INLINE double make_pairs(struct churn *churn, make_function *make, hold_function
     return (double)churn->pairs * 1e3 / (double)start;
 }
 
-static double peak_megabytes(void)
-{
-    struct rusage usage;
-
-    if (getrusage(RUSAGE_SELF, &usage))
-        bench_fail("can't ask for the memory used");
-    return (double)usage.ru_maxrss / 1024;
-}
-
 static double churn_thread_ouro(struct bench_start *start, size_t index, void *argument)
 {
     struct churn *churn = argument;
@@ -502,7 +492,7 @@ static void churn_ouro(void *argument, double *figures)
         ouro_gc_disable();
     bench_parallel(2, churn_thread_ouro, &churn, figures);
     ouro_gc_get_stats(&after);
-    figures[2] = peak_megabytes();
+    figures[2] = bench_peak_megabytes();
     if (!churn.linked)
         return;
     if (after.automatic == before.automatic)
@@ -540,7 +530,7 @@ static void churn_bdwgc(void *argument, double *figures)
         GC_gcollect();
     }
     bench_parallel(2, churn_thread_bdwgc, &churn, figures);
-    figures[2] = peak_megabytes();
+    figures[2] = bench_peak_megabytes();
 }
 
 #endif

@@ -24,8 +24,10 @@
 #include <ouro/weak.h>
 #include <ouro/finalize.h>
 #include <ouro/thread.h>
+#include <ouro/lock.h>
 #include <ouro/memory.h>
 #include <ouro/gc.h>
+#include <ouro/fork.h>
 #include <ouro/inspect.h>
 
 #endif

@@ -165,3 +165,225 @@ Test(grace, a_stop_during_a_period_does_not_complete_it_twice)
     cr_assert(grace_is_ripe(stamp));
     cr_assert_not(grace_is_ripe(grace_stamp()));
 }
+
+/* --- the watchdog -------------------------------------------------------------------------------------- */
+
+static char text[4000];
+
+static uint64_t late_periods(void)
+{
+    ouro_gc_stats stats;
+
+    ouro_gc_get_stats(&stats);
+    return stats.late_periods;
+}
+
+static size_t occurrences(const char *what)
+{
+    size_t count = 0;
+
+    for (const char *at = strstr(text, what); at; at = strstr(at + 1, what))
+        count++;
+    return count;
+}
+
+/* A thread that is attached and passes no safepoint until it is told to. */
+struct slow {
+    struct worker worker;
+    struct gate attached, go_on, passed, end;
+    const char *name;
+};
+
+static void be_slow(void *argument)
+{
+    struct slow *slow = argument;
+
+    CHECK(ouro_thread_register(slow->name) == OURO_OK);
+    gate_open(&slow->attached);
+    gate_wait_attached(&slow->go_on);
+    ouro_safepoint();
+    gate_open(&slow->passed);
+    gate_wait_attached(&slow->end);
+    ouro_thread_unregister();
+}
+
+static void start_slow(struct slow *slow, const char *name)
+{
+    *slow = (struct slow){.name = name};
+    worker_start_bare(&slow->worker, be_slow, slow);
+    gate_wait_attached(&slow->attached);
+}
+
+static void end_slow(struct slow *slow)
+{
+    gate_open(&slow->go_on);
+    gate_open(&slow->end);
+    worker_join(&slow->worker);
+}
+
+/* Retires buffers until the watchdog has barked that often; false after a while. */
+static bool retire_until(uint64_t periods, unsigned milliseconds)
+{
+    double end = seconds() + milliseconds / 1000.0;
+
+    ouro_set_retire_budget(1);
+    while (late_periods() < periods && seconds() < end) {
+        CHECK(ouro_free_deferred(ouro_alloc(1000)) == OURO_OK);
+        ouro_safepoint();
+        sleep_ms(1);
+    }
+    return late_periods() == periods;
+}
+
+Test(grace, who_holds_it_up_is_named)
+{
+    struct slow slow, other;
+
+    ouro_set_watchdog(100);
+    start_slow(&slow, "slowcoach");
+    start_slow(&other, "sluggard");
+    capture_start();
+    bool barked = retire_until(1, 20000);
+    cr_assert_not(retire_until(2, 300)); /* once a period */
+    capture_stop(text, sizeof text);
+    cr_assert(barked);
+    cr_assert_eq(occurrences("the thread \"slowcoach\" has passed no safepoint for "), 1, "%s",
+                 text);
+    cr_assert_eq(occurrences("the thread \"sluggard\" has passed no safepoint for "), 1, "%s",
+                 text);
+    cr_assert_eq(occurrences("holds up a grace period: what was retired ("), 2, "%s", text);
+    cr_assert_eq(occurrences("(0 bytes)"), 0, "%s", text);
+    cr_assert_eq(occurrences("the thread \"test\""), 0, "%s", text);
+
+    /* The next period. One passes its safepoint, the other one is late again. */
+    gate_open(&other.go_on);
+    gate_wait_attached(&other.passed);
+    gate_open(&slow.go_on);
+    gate_wait_attached(&slow.passed);
+    gate_open(&other.end); /* it unregisters, and is late for nothing any more */
+    worker_join(&other.worker);
+    capture_start();
+    barked = retire_until(2, 20000);
+    capture_stop(text, sizeof text);
+    cr_assert(barked);
+    cr_assert_eq(occurrences("the thread \"slowcoach\""), 1, "%s", text);
+    cr_assert_eq(occurrences("the thread \"sluggard\""), 0, "%s", text);
+    end_slow(&slow);
+    ouro_synchronize();
+}
+
+static void go_on_later(void *argument)
+{
+    struct slow *slow = argument;
+    double end = seconds() + 20;
+
+    while (late_periods() == 0 && seconds() < end) /* it barks while synchronize waits, or never */
+        sleep_ms(1);
+    gate_open(&slow->go_on);
+    gate_open(&slow->end);
+}
+
+Test(grace, who_holds_up_synchronize_is_named)
+{
+    struct slow slow;
+    struct worker opener;
+
+    ouro_set_watchdog(50);
+    start_slow(&slow, "slowcoach");
+    capture_start();
+    worker_start_bare(&opener, go_on_later, &slow);
+    ouro_synchronize();
+    capture_stop(text, sizeof text);
+    worker_join(&opener);
+    worker_join(&slow.worker);
+    cr_assert_eq(occurrences("the thread \"slowcoach\""), 1, "%s", text);
+    cr_assert_eq(late_periods(), 1);
+}
+
+Test(grace, the_watchdog_can_be_kept_quiet)
+{
+    struct slow slow;
+
+    ouro_set_watchdog(0);
+    start_slow(&slow, "slowcoach");
+    capture_start();
+    retire_until(1, 300);
+    ouro_set_watchdog(60000);
+    retire_until(1, 200);
+    capture_stop(text, sizeof text);
+    cr_assert_str_eq(text, "");
+    cr_assert_eq(late_periods(), 0);
+    end_slow(&slow);
+    ouro_synchronize();
+}
+
+Test(grace, nobody_is_named_who_was_not_attached)
+{
+    struct reader r = {0, true};
+    pthread_t thread;
+
+    ouro_set_watchdog(200);
+    cr_assert_eq(pthread_create(&thread, NULL, read_for_long, &r), 0);
+    wait_for(&r, 1);
+    capture_start();
+    retire_until(1, 600);
+    capture_stop(text, sizeof text);
+    cr_assert_str_eq(text, "");
+    __atomic_store_n(&r.phase, 4, __ATOMIC_RELEASE);
+    ouro_state state = ouro_detach();
+    pthread_join(thread, NULL);
+    ouro_restore(state);
+    ouro_synchronize();
+}
+
+/* Somebody who waits for a grace period, as ouro_synchronize() does: registered and detached. */
+struct watcher {
+    struct worker worker;
+    struct gate ready, stopped, watched, on, end;
+    uint64_t in_the_stop, at_once, later;
+};
+
+static void watch(void *argument)
+{
+    struct watcher *w = argument;
+
+    ouro_detach();
+    gate_open(&w->ready);
+    gate_wait(&w->stopped);
+    grace_begin(seat_self);
+    sleep_ms(500);
+    grace_watch(seat_self);
+    w->in_the_stop = late_periods();
+    gate_open(&w->watched);
+    gate_wait(&w->on);
+    grace_watch(seat_self);
+    w->at_once = late_periods();
+    sleep_ms(600);
+    grace_watch(seat_self);
+    w->later = late_periods();
+    gate_open(&w->end);
+    ouro_attach();
+}
+
+/* Who has stopped the world can pass no safepoint, and has the whole time for it when the world goes on. */
+Test(grace, who_has_stopped_the_world_is_not_late)
+{
+    static struct watcher w;
+
+    ouro_set_watchdog(400);
+    worker_start(&w.worker, watch, &w);
+    gate_wait(&w.ready);
+    capture_start();
+    ouro_world_stop();
+    gate_open(&w.stopped);
+    gate_wait_attached(&w.watched);
+    ouro_world_start();
+    gate_open(&w.on);
+    gate_wait_attached(&w.end);
+    capture_stop(text, sizeof text);
+    worker_join(&w.worker);
+    cr_assert_eq(w.in_the_stop, 0, "%s", text);
+    cr_assert_eq(w.at_once, 0, "%s", text);
+    cr_assert_eq(w.later, 1, "%s", text);
+    cr_assert_eq(occurrences("the thread \"test\" has passed no safepoint"), 1, "%s", text);
+}

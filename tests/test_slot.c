@@ -3,7 +3,10 @@
  */
 #include "support.h"
 
+#include "base/check.h"
 #include "base/fault.h"
+#include "object/retire.h"
+#include "thread/seat.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -522,6 +525,142 @@ Test(slot, destruction_of_much_at_once)
     cr_assert_eq(leaves_destroyed, 0);
     empty();
     cr_assert_eq(leaves_destroyed, count);
+}
+
+/* --- figures ---------------------------------------------------------------------------------------------- */
+
+static ouro_memory figures(void)
+{
+    ouro_memory stats;
+
+    ouro_memory_stats(&stats);
+    return stats;
+}
+
+/* What waits is part of what there is; and nothing is left of it after a grace period. */
+Test(slot, waiting_bytes_of_what_is_retired)
+{
+    cr_assert_eq(figures().waiting_bytes, 0);
+    struct leaf *leaf = put_leaf(&slot, 1);
+    void *small = ouro_alloc(1000), *large = ouro_alloc(1000000);
+
+    cr_assert(small && large);
+    cr_assert_eq(figures().waiting_bytes, 0, "nothing is retired");
+    cr_assert_eq(ouro_slot_clear(&slot), OURO_OK);
+    size_t one =
+        figures().waiting_bytes; /* a stop; it drops nothing of the caller's that is open */
+    cr_assert_geq(one, sizeof *leaf);
+    cr_assert_lt(one, 2 * sizeof *leaf);
+    cr_assert_eq(ouro_free_deferred(small), OURO_OK);
+    size_t two = figures().waiting_bytes;
+    cr_assert_geq(two, one + 1000);
+    cr_assert_leq(two, one + 1300);
+    cr_assert_eq(ouro_free_deferred(large), OURO_OK);
+    ouro_memory all = figures();
+    cr_assert_geq(all.waiting_bytes, two + 1000000);
+    cr_assert_eq(all.waiting_bytes, all.object_bytes + all.buffer_bytes);
+    cr_assert_eq(all.buffers, 2);
+    ouro_synchronize();
+    cr_assert_eq(figures().waiting_bytes, 0);
+    cr_assert_eq(figures().buffers, 0);
+}
+
+Test(slot, waiting_bytes_count_each_reference)
+{
+    struct leaf *leaf = leaf_new(1);
+    size_t block = figures().object_bytes;
+
+    for (int i = 0; i < 3000; i++) { /* several batches */
+        ouro_incref(leaf);
+        cr_assert_eq(ouro_retire(leaf), OURO_OK);
+    }
+    /* The stop of ouro_memory_stats() would drop what is in full batches. */
+    cr_assert_eq(retire_figures(seat_attached_self).waiting, 3000 * block);
+    ouro_safepoint();
+    size_t waiting = retire_figures(seat_attached_self).waiting;
+    cr_assert_lt(waiting, 3000 * block);
+    cr_assert_eq(waiting, (ouro_refcount(leaf) - 1) * block);
+    retire_close(seat_attached_self);
+    cr_assert_eq(retire_figures(seat_attached_self).waiting, waiting);
+    ouro_synchronize();
+    cr_assert_eq(ouro_refcount(leaf), 1);
+    cr_assert_eq(figures().waiting_bytes, 0);
+    ouro_decref(leaf);
+}
+
+/* The records are memory, too, and are used again. */
+Test(slot, metadata_bytes_count_the_records)
+{
+    put_leaf(&slot, 0); /* there is an area, and a first record */
+    size_t before = figures().metadata_bytes;
+    size_t grown;
+
+    cr_assert_leq(before, figures().reserved_bytes);
+    for (int i = 0; i < 20000; i++)
+        put_leaf(&slot, i);
+    grown = figures().metadata_bytes;
+    /* They are mapped 64 KiB at a time, and the first ones were there before. */
+    cr_assert_geq(grown, before + 20000 * sizeof(void *) - 65536);
+    cr_assert_leq(grown, before + 20000 * sizeof(void *) + 65536);
+    ouro_synchronize();
+    for (int i = 0; i < 15000; i++)
+        put_leaf(&slot, i);
+    cr_assert_eq(figures().metadata_bytes, grown);
+    empty();
+}
+
+struct retirer {
+    struct worker worker;
+    struct gate retired, end;
+};
+
+static void retire_and_detach(void *argument)
+{
+    struct retirer *retirer = argument;
+
+    for (int i = 0; i < 100; i++)
+        CHECK(ouro_free_deferred(ouro_alloc(1000)) == OURO_OK);
+    gate_open(&retirer->retired);
+    gate_wait_running(&retirer->end);
+}
+
+/* The stop for the figures closes the batches of all others. */
+Test(slot, waiting_bytes_of_other_threads)
+{
+    struct retirer retirers[3] = {0};
+
+    for (int i = 0; i < 3; i++) {
+        worker_start(&retirers[i].worker, retire_and_detach, &retirers[i]);
+        gate_wait_attached(&retirers[i].retired);
+    }
+    ouro_memory all = figures();
+    cr_assert_eq(all.waiting_bytes, all.buffer_bytes);
+    cr_assert_eq(all.buffers * 1000 <= all.waiting_bytes, true);
+    for (int i = 0; i < 3; i++) {
+        gate_open(&retirers[i].end);
+        worker_join(&retirers[i].worker);
+    }
+    ouro_synchronize();
+    cr_assert_eq(figures().waiting_bytes, 0);
+}
+
+/* --- read scopes ------------------------------------------------------------------------------------------ */
+
+/* In this program they are counted if it is compiled with OURO_CHECK, and nothing otherwise; tests/test_scopes.c. */
+Test(slot, scopes_are_nothing_without_checks)
+{
+    put_leaf(&slot, 7);
+    OURO_READING
+    {
+        const struct leaf *leaf = ouro_slot_borrow(&slot);
+
+        cr_assert_eq(leaf->value, 7);
+        cr_assert_eq(seat_attached_self->reading, CHECKING ? 1 : 0);
+        if (!CHECKING)
+            ouro_safepoint();
+    }
+    cr_assert_eq(seat_attached_self->reading, 0);
+    empty();
 }
 
 /* --- memory is out ----------------------------------------------------------------------------------------- */

@@ -66,11 +66,12 @@ typedef struct ouro_gc_stats {
     uint64_t pause_ns_total;
     uint64_t pause_ns_max;
     uint64_t total_ns;
-    uint64_t late_stops; /* stops, of any kind, for which the watchdog had to name a thread */
-    size_t threshold;    /* in force now, of young collections */
-    size_t net_new;      /* now, roughly */
-    size_t noted;        /* candidates now, roughly */
-    size_t tracked;      /* tracked objects now, roughly */
+    uint64_t late_stops;   /* stops, of any kind, for which the watchdog had to name a thread */
+    uint64_t late_periods; /* grace periods for which it had to */
+    size_t threshold;      /* in force now, of young collections */
+    size_t net_new;        /* now, roughly */
+    size_t noted;          /* candidates now, roughly */
+    size_t tracked;        /* tracked objects now, roughly */
 } ouro_gc_stats;
 
 /* Memory is over the soft limit though everything was collected: bytes in use, the limit. It runs at an explicit safepoint, attached. */
@@ -166,6 +167,28 @@ OURO_API ouro_status ouro_gc_remove_callback(ouro_gc_callback callback, void *ar
 
 /* Any thread; never a safepoint. */
 OURO_API void ouro_gc_get_stats(ouro_gc_stats *stats);
+
+/* For ouro_freeze(): all objects become immortal as well, those that no collection looks at included. For ever. */
+#define OURO_FREEZE_IMMORTAL 1u
+
+/*
+ * Keeps all tracked objects that are alive out of collections, until ouro_unfreeze(): a collection neither examines nor
+ * writes to them, and what they refer to is held. Their references are counted as ever, and a frozen object
+ * whose last one goes is destroyed. It is meant for a program that is about to fork: pages that nobody writes to stay
+ * shared with the child. With OURO_FREEZE_IMMORTAL counting doesn't write to them either, and ouro_unfreeze() does
+ * not undo that. An object whose last reference is just going is left mortal. Returns the number of
+ * objects that were not frozen before. What is garbage already is frozen, too: collect first. If another thread is
+ * collecting, waits for that one first, detached. May run `destroy`. Attached, not in a `destroy`; a safepoint.
+ */
+OURO_API size_t ouro_freeze(unsigned flags);
+
+/* Lets collections examine frozen objects again; returns how many there were. Immortal ones stay immortal. Waits as
+ * ouro_freeze() does. May run `destroy`. Attached, not in a `destroy`; a safepoint. */
+OURO_API size_t ouro_unfreeze(void);
+
+/* The number of frozen objects, exact as of one moment, for which it stops the world; in time proportional to the
+ * number of objects. May run `destroy`. Attached, not in a `destroy`; a safepoint. */
+OURO_API size_t ouro_frozen_count(void);
 
 OURO_END_DECLS
 

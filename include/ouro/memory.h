@@ -30,9 +30,11 @@ typedef struct ouro_memory {
     size_t object_bytes; /* blocks that they occupy */
     size_t buffers;      /* number of buffers */
     size_t buffer_bytes; /* blocks that they occupy */
-    size_t page_bytes;   /* pages that hold at least one of these, or are kept for the next ones */
-    size_t empty_bytes;  /* pages that hold none and have not been given back */
-    size_t metadata_bytes; /* descriptors and seats, of what has been touched an upper bound */
+    /* Of both: what waits for a grace period. What was retired twice counts twice. */
+    size_t waiting_bytes;
+    size_t page_bytes;  /* pages that hold at least one of these, or are kept for the next ones */
+    size_t empty_bytes; /* pages that hold none and have not been given back */
+    size_t metadata_bytes; /* descriptors, seats, records: at most so much has been touched */
     size_t reserved_bytes; /* address space, used or not */
     size_t seats;          /* places for threads, in use or not (a number) */
     size_t threads;        /* registered threads (a number) */

@@ -72,7 +72,7 @@ typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 #define OURO_FLAG_NOTED     0x02u /* lost a reference away from its owner */
 #define OURO_FLAG_FINALIZED 0x04u /* its finalizer has begun to run */
 #define OURO_FLAG_DEAD      0x08u /* without references, being destroyed */
-#define OURO_FLAG_FROZEN    0x10u /* kept out of collections; reserved */
+#define OURO_FLAG_FROZEN    0x10u /* kept out of collections: ouro_freeze() */
 #define OURO_FLAG_GARBAGE   0x20u /* found by the collector, being dissolved */
 #define OURO_FLAG_SAVED     0x80u /* was garbage, and is kept for debugging: OURO_GC_SAVE */
 #define OURO_FLAG_UNTRACKED 0x40u /* of a type that the collector has no interest in */

@@ -8,6 +8,9 @@
  * fail, since the slot's own reference is given up only after a grace period, when each thread has passed a
  * safepoint.  What is only borrowed is not the caller's: ouro_is_unique() and ouro_disown() say nothing about it.
  *
+ * Code that borrows says so by OURO_READING { ... }: the promise that nothing in it is a safepoint. It costs nothing, and
+ * a program compiled with OURO_CHECK=1 ends with a sentence where it is broken.
+ *
  * Slots may be globals, items of arrays, and fields of objects: OURO_SLOT_FIELD() in a table of fields, or
  * ouro_visit_slot() in a `visit` function.  All zero is an empty slot.
  *
@@ -19,6 +22,7 @@
 
 #include <ouro/base.h>
 #include <ouro/object.h>
+#include <ouro/thread.h>
 #include <ouro/type.h>
 
 typedef struct ouro_slot {
@@ -37,6 +41,30 @@ static inline void *ouro_slot_borrow(const ouro_slot *slot)
 {
     /* [L1] acquire: the object as it was when it was stored; slot_exchange() */
     return __atomic_load_n(&slot->value, __ATOMIC_ACQUIRE);
+}
+
+/* The functions behind a read scope in programs that are compiled with OURO_CHECK. */
+OURO_API void ouro_read_begin_checked(void);
+OURO_API void ouro_read_end_checked(void);
+
+/*
+ * Between these two calls the thread uses what it has borrowed, and promises to pass no safepoint. Compiled with OURO_CHECK=1 a call
+ * that is a safepoint ends the program there, with a sentence that names it; otherwise they are nothing. Scopes
+ * nest. A thread that ends inside of one ends it. A stop by another thread waits for the next safepoint, as ever.
+ * Attached; never a safepoint, can't fail.
+ */
+static inline void ouro_read_begin(void)
+{
+#if defined(OURO_CHECK) && OURO_CHECK
+    ouro_read_begin_checked();
+#endif
+}
+
+static inline void ouro_read_end(void)
+{
+#if defined(OURO_CHECK) && OURO_CHECK
+    ouro_read_end_checked();
+#endif
 }
 
 /* The same as a new reference. Attached; never a safepoint. */
@@ -87,6 +115,32 @@ OURO_API void ouro_synchronize(void);
 OURO_API void ouro_set_retire_budget(size_t bytes);
 
 OURO_END_DECLS
+
+/* OURO_READING { ... }: the block is a read scope, left in any way that C knows but longjmp. `break` leaves it; so do
+ * return and goto. */
+struct ouro_read_scope {
+    bool left;
+};
+
+static inline struct ouro_read_scope ouro_read_scope_begin(void)
+{
+    struct ouro_read_scope scope = {false};
+
+    ouro_read_begin();
+    return scope;
+}
+
+static inline void ouro_read_scope_end(struct ouro_read_scope *scope)
+{
+    (void)scope;
+    ouro_read_end();
+}
+
+#define OURO_READING OURO_READING_AS(OURO_PASTE(ouro_reading_, __COUNTER__))
+#define OURO_READING_AS(scope)                                                    \
+    for (struct ouro_read_scope scope                                             \
+         __attribute__((cleanup(ouro_read_scope_end))) = ouro_read_scope_begin(); \
+         !scope.left; scope.left = true)
 
 /* The argument of the functions above: any object, or NULL. */
 #ifdef __cplusplus

@@ -75,8 +75,8 @@ OURO_API void ouro_world_stop(void);
 OURO_API void ouro_world_start(void);
 
 /*
- * After how many milliseconds a thread that keeps a stop waiting is named on standard error, once a stop; 0:
- * never. 1000 at first. Any thread; never a safepoint.
+ * After how many milliseconds a thread that keeps a stop waiting is named on standard error, once a stop, and one that
+ * keeps a grace period waiting (<ouro/slot.h>), once a period; 0: never. 1000 at first. Any thread; never a safepoint.
  */
 OURO_API void ouro_set_watchdog(unsigned milliseconds);
 

@@ -1,6 +1,7 @@
 /*
  * base/mutex.h - internal mutexes: leaves, held for bounded work, never across a safepoint, never while
- * user code runs. Order, for the few that nest: world, then registry, then heap, then the small ones.
+ * user code runs. Order, for the few that nest: world, then registry, then heap, then the small ones. A fork takes them
+ * all: whoever adds one adds a line to the table in gc/fork.c.
  */
 #ifndef OURO_BASE_MUTEX_H
 #define OURO_BASE_MUTEX_H

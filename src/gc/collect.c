@@ -52,11 +52,11 @@ static bool claim_try(void)
 {
     uint32_t state = CLAIM_FREE;
 
-    /* [K1] acquire: all that the last collector did; claim_release() */
+    /* [K1] acquire: all that the last collector did; collect_claim_release() */
     return cas_acq_rel(&claim, &state, (uint32_t)CLAIM_TAKEN);
 }
 
-static void claim_wait(struct seat *self)
+void collect_claim_wait(struct seat *self)
 {
     if (claim_try())
         return;
@@ -67,9 +67,9 @@ static void claim_wait(struct seat *self)
     seat_attach(self);
 }
 
-static void claim_release(void)
+void collect_claim_release(void)
 {
-    /* [K1] release: all that this collection did; claim_try(), claim_wait() */
+    /* [K1] release: all that this collection did; claim_try(), collect_claim_wait() */
     if (exchange_acq_rel(&claim, (uint32_t)CLAIM_FREE) == CLAIM_AWAITED)
         os_futex_wake(&claim, 1);
 }
@@ -90,6 +90,8 @@ static void call_back(struct seat *self, const ouro_gc_info *info)
         REQUIRE(seat_attached_self == self,
                 "a callback of the collector has returned detached: put back what was, by "
                 "ouro_restore()");
+        REQUIRE(self->reading == 0,
+                "a callback of the collector has returned in a read scope: ouro_read_end() first");
     }
 }
 
@@ -308,7 +310,7 @@ void collect_automatic(struct seat *self)
     bool pressed = schedule_is_pressed();
     if (schedule_is_due(&kind)) /* somebody may just have been through with it */
         collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit(kind));
-    claim_release();
+    collect_claim_release();
     if (pressed)
         schedule_press();
     schedule_ask(self); /* for what is due now */
@@ -320,17 +322,15 @@ static struct seat *may_collect(const char *what)
 
     if (self->collecting || self->in_destroy)
         return NULL;
-    REQUIRE(!self->has_world,
-            "%s by the thread \"%s\", which has stopped the world: ouro_world_start() first", what,
-            self->name);
+    seat_may_pass(self, what);
     return self;
 }
 
 static struct trial collect_requested(struct seat *self, ouro_gc_kind kind, struct sets_limit limit)
 {
-    claim_wait(self);
+    collect_claim_wait(self);
     struct trial trial = collect(self, OURO_GC_REQUESTED, kind, limit);
-    claim_release();
+    collect_claim_release();
     return trial;
 }
 
@@ -391,6 +391,7 @@ void ouro_gc_get_stats(ouro_gc_stats *stats)
     *stats = totals;
     mutex_unlock(&gc_lock);
     stats->late_stops = world_late_stops();
+    stats->late_periods = grace_late_periods();
     stats->threshold = schedule_threshold();
     stats->net_new = schedule_net_new();
     stats->noted = schedule_candidates();
@@ -399,10 +400,11 @@ void ouro_gc_get_stats(ouro_gc_stats *stats)
 
 ouro_status ouro_shutdown(void)
 {
-    struct seat *self = seat_required("ouro_shutdown()");
+    struct seat *self = seat_at_safepoint("ouro_shutdown()");
 
-    REQUIRE(!self->collecting && !self->in_destroy && !self->finalizing,
-            "ouro_shutdown() in a callback of the library");
+    REQUIRE(!self->collecting && !self->finalizing,
+            "ouro_shutdown() in a callback of the collector, a finalizer, or a callback of a weak "
+            "reference");
     finalize_shutdown();
     if (!seat_close_registry())
         return OURO_BUSY;
@@ -410,4 +412,14 @@ ouro_status ouro_shutdown(void)
         ouro_synchronize();
     while (ouro_collect() > 0 || retire_waits(self));
     return OURO_OK;
+}
+
+void collect_fork_prepare(void)
+{
+    mutex_lock(&gc_lock);
+}
+
+void collect_fork_done(void)
+{
+    mutex_unlock(&gc_lock);
 }

@@ -9,4 +9,13 @@ struct seat;
 /* At a safepoint of a thread whose word has COLLECT: collects if it is due and nobody else is at it. */
 void collect_automatic(struct seat *self);
 
+/* One thread at a time has the claim; a collection needs it from before its first callback until after its last. Waits
+ * detached; a safepoint. Not by a thread that is `collecting`, which has it. */
+void collect_claim_wait(struct seat *self);
+void collect_claim_release(void);
+
+/* For fork: the mutex of callbacks and figures. */
+void collect_fork_prepare(void);
+void collect_fork_done(void);
+
 #endif

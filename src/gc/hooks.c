@@ -22,6 +22,14 @@ static void attached(struct seat *self)
     finalize_look(self);
 }
 
+static size_t waiting(struct seat *self)
+{
+    struct area_stats areas;
+
+    area_stats(&areas);
+    return retire_figures(self).waiting + areas.waiting;
+}
+
 const struct thread_hooks thread_hooks = {
     .seat_made = heap_init,
     .drain = merge_drain,
@@ -30,6 +38,7 @@ const struct thread_hooks thread_hooks = {
     .close = retire_close,
     .attached = attached,
     .retire = retire_work,
+    .waiting = waiting,
     .flush = heap_flush,
     .pass_on = finalize_pass_on,
     .finalize = finalize_some,
@@ -49,8 +58,18 @@ static void starved(struct seat *self)
     area_ripen(self);
 }
 
+static void figures(struct seat *self, ouro_memory *stats)
+{
+    struct retire_figures retired = retire_figures(self);
+
+    stats->waiting_bytes += retired.waiting;
+    stats->metadata_bytes += retired.metadata;
+    stats->reserved_bytes += retired.metadata;
+}
+
 const struct heap_hooks heap_hooks = {
     .grew = schedule_grew,
     .noted = schedule_noted,
     .starved = starved,
+    .figures = figures,
 };

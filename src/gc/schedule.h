@@ -49,4 +49,8 @@ void schedule_press(void);
 void schedule_fork_prepare(void);
 void schedule_fork_done(void);
 
+/* For fork: the mutex of the settings. */
+void schedule_fork_prepare(void);
+void schedule_fork_done(void);
+
 #endif

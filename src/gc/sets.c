@@ -34,11 +34,13 @@ static size_t taken;              /* candidates taken out of the maps */
 static size_t put;                /* candidates that young collections have put into them */
 static bool young_left, old_left; /* relaxed R by anyone: the last of its kind came to its limit */
 
+/* What is frozen is looked at again when it is no longer: see gc/freeze.c. */
 static bool is_in_use(const struct page *page)
 {
     uint8_t state = page_state(page);
 
-    return (state == PAGE_ACTIVE || state == PAGE_LARGE) && page->kind == KIND_TRACKED;
+    return (state == PAGE_ACTIVE || state == PAGE_LARGE) && page->kind == KIND_TRACKED &&
+           !page->frozen;
 }
 
 /* Takes what was pushed since the last collection. */
@@ -83,6 +85,13 @@ static void no_candidate(ouro_object *o)
         o->ouro.flags &= (uint8_t)~OURO_FLAG_NOTED;
 }
 
+void sets_note(struct page *page, ouro_object *o)
+{
+    map_set(page_candidates(page), o);
+    dirty_mark_noted(page);
+    put++;
+}
+
 void sets_kept(ouro_object *o, bool examined)
 {
     bool was_new = (o->ouro.flags & OURO_FLAG_NEW) != 0;
@@ -92,9 +101,7 @@ void sets_kept(ouro_object *o, bool examined)
     if (examined) {
         no_candidate(o);
     } else if (was_new && is_candidate(o)) {
-        map_set(page_candidates(page_of(o)), o);
-        dirty_mark_noted(page_of(o));
-        put++;
+        sets_note(page_of(o), o);
     }
 }
 
@@ -471,7 +478,7 @@ size_t sets_full(struct trial *trial)
         for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++) {
             struct page *page = &area->pages[i];
 
-            if (page->kind == KIND_TRACKED)
+            if (page->kind == KIND_TRACKED && !page->frozen)
                 trial_walk(trial, page, EXCLUDED, 0);
         }
     }

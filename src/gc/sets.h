@@ -31,6 +31,9 @@ void sets_full_done(void);
 /* A member was kept by a trial; `examined`: all that it reaches was in the set. */
 void sets_kept(ouro_object *o, bool examined);
 
+/* Puts an object that is a candidate into the map. */
+void sets_note(struct page *page, ouro_object *o);
+
 /* In a stopped world: candidates that were cut, about. */
 size_t sets_cut_count(void);
 

@@ -16,7 +16,8 @@
  * "held": a `visit` function that reports a reference twice keeps garbage alive, it frees nothing that lives.
  *
  * Objects of which the count is 0 or less wait for the drain of a hint; they are held.  DEAD ones are somebody
- * else's; what they refer to has references from outside.
+ * else's; what they refer to has references from outside.  So it is with FROZEN ones (gc/freeze.c); a page in
+ * which there is nothing else is skipped unread.
  *
  * Every pass asks for the line that it will need some steps before it needs it.  The mark stack is fixed; if it
  * is full an object is marked without having been looked into, and its page is walked again (`rescan`).

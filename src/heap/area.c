@@ -255,6 +255,7 @@ void area_retire(struct seat *self, struct page *page)
     store_relaxed(&page->state, (uint8_t)PAGE_RETIRED);
     uint64_t stamp = grace_stamp();
 
+    page->frozen = false;
     mutex_lock(&heap_lock);
     /* Stamps are taken outside of the mutex, so that the queue is not quite in their order. It need not be:
      * who waits behind a later stamp waits a little longer. */
@@ -367,8 +368,10 @@ void area_ripen(struct seat *self)
 
     if (ripe)
         seat_event(self, EVENT_PAGE_RIPE);
-    if (unripe)
+    if (unripe) {
         grace_begin(self);
+        grace_watch(self);
+    }
 }
 
 /* --- giving back ------------------------------------------------------------------------------------- */
@@ -436,5 +439,15 @@ void area_stats(struct area_stats *stats)
     stats->metadata = area_count * AREA_META_PAGES * PAGE_BYTES;
     stats->empty = (free_used_pages + waiting_pages) * PAGE_BYTES;
     stats->waiting = waiting_pages * PAGE_BYTES;
+    mutex_unlock(&heap_lock);
+}
+
+void area_fork_prepare(void)
+{
+    mutex_lock(&heap_lock);
+}
+
+void area_fork_done(void)
+{
     mutex_unlock(&heap_lock);
 }

@@ -211,6 +211,9 @@ static bool refill(struct seat *self, struct page *page)
         grew(self, page, (int64_t)count - found);
         dirty_mark_new(page);
     }
+    if (OURO_UNLIKELY(
+            page->frozen)) /* collections skip a frozen page; what is made now is not frozen */
+        page->frozen = false;
     return count != 0;
 }
 

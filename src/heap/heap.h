@@ -11,6 +11,8 @@
 #include "heap/page.h"
 #include "thread/seat.h"
 
+#include <ouro/memory.h>
+
 enum {
     CLASS_LINEAR = 64,                  /* 16, 32, ... 1024 bytes */
     CLASS_COUNT = CLASS_LINEAR + 5 * 4, /* then four steps for each doubling */
@@ -48,6 +50,9 @@ struct heap_hooks {
 
     /* Memory is out: free what can be freed without a safepoint. */
     void (*starved)(struct seat *self);
+
+    /* Adds what the object layer knows of: what waits for a grace period, and the memory of the records. */
+    void (*figures)(struct seat *self, ouro_memory *stats);
 };
 extern const struct heap_hooks heap_hooks;
 

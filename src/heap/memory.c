@@ -32,11 +32,9 @@ static void add_page(struct page *page, ouro_memory *stats)
 
 void ouro_memory_stats(ouro_memory *stats)
 {
-    struct seat *self = seat_required("ouro_memory_stats()");
+    struct seat *self = seat_at_safepoint("ouro_memory_stats()");
     struct area_stats areas;
 
-    REQUIRE(!self->in_destroy,
-            "ouro_memory_stats() in a type's destroy: it may not pass a safepoint");
     memset(stats, 0, sizeof *stats);
     world_stop(self);
     for (struct area *area = area_first(); area; area = area->next) {
@@ -44,24 +42,20 @@ void ouro_memory_stats(ouro_memory *stats)
             add_page(&area->pages[i], stats);
     }
     area_stats(&areas);
+    heap_hooks.figures(self, stats);
     world_start(self);
 
     stats->empty_bytes = areas.empty;
-    stats->reserved_bytes = areas.reserved + seat_count() * sizeof(struct seat);
-    stats->metadata_bytes = areas.metadata + seat_count() * sizeof(struct seat);
+    stats->reserved_bytes += areas.reserved + seat_count() * sizeof(struct seat);
+    stats->metadata_bytes += areas.metadata + seat_count() * sizeof(struct seat);
     stats->seats = seat_count();
     stats->threads = seat_threads();
 }
 
 size_t ouro_trim(void)
 {
-    struct seat *self = seat_required("ouro_trim()");
+    struct seat *self = seat_at_safepoint("ouro_trim()");
 
-    REQUIRE(!self->in_destroy, "ouro_trim() in a type's destroy: it may not pass a safepoint");
-    REQUIRE(
-        !self->has_world,
-        "ouro_trim() by the thread \"%s\", which has stopped the world: ouro_world_start() first",
-        self->name);
     seat_safepoint(self, false);
     heap_flush(self);
     for (uint32_t id = seat_count(); id > 0; id--) {

@@ -90,7 +90,9 @@ struct page {
     uint8_t in_returned; /* [atomic] it is, or is about to be, in its seat's stack of such pages */
     uint8_t in_inbox;    /* [atomic] the same for merge hints */
     uint8_t rescan;      /* [stopped] the collector has to walk it again */
-    bool finalizable;    /* [lock: queue] object/finalize.c: it has bits in that map */
+    uint8_t
+        frozen; /* [seat] all its objects are frozen, and nothing was handed out since; set in a stopped world */
+    bool finalizable;            /* [lock: queue] object/finalize.c: it has bits in that map */
     struct page *returned_next;  /* who has set in_returned, then who takes the stack */
     struct page *inbox_next;     /* the same with in_inbox */
     struct page *waiting_next;   /* [lock: heap] RETIRED: next in the queue */
@@ -234,5 +236,9 @@ struct area_stats {
     size_t reserved, metadata, empty, waiting;
 };
 void area_stats(struct area_stats *stats);
+
+/* For fork: the mutex. */
+void area_fork_prepare(void);
+void area_fork_done(void);
 
 #endif

@@ -29,7 +29,7 @@ static bool walk_page(const struct page *page, bool (*each)(ouro_object *o, void
 
 size_t ouro_each_object(bool (*each)(ouro_object *o, void *argument), void *argument)
 {
-    struct seat *self = seat_required("ouro_each_object()");
+    struct seat *self = seat_at_safepoint("ouro_each_object()");
     size_t calls = 0;
     bool more = true;
 

@@ -18,6 +18,7 @@
 #include "object/count.h"
 #include "object/finalize.h"
 #include "object/retire.h"
+#include "object/lock.h"
 #include "object/type.h"
 #include "object/weak.h"
 
@@ -144,6 +145,7 @@ static bool take_apart(struct seat *self, ouro_object *o)
     if (OURO_UNLIKELY((load_relaxed(&o->ouro.shared) & OURO_WEAK) || type->finalize) &&
         last_rites(self, o))
         return true;
+    AUDIT(lock_check_dying(o));
     if (!drop_all(self, o, type)) {
         self->half_dead = o;
         seat_event(self, EVENT_DEATH_POLL);
@@ -206,4 +208,16 @@ void death_of(struct seat *self, ouro_object *o)
     else if (take_apart(self, o) && OURO_UNLIKELY(self->dying != NULL))
         run(self);
     self->running = false;
+}
+
+void death_adopt(struct seat *self, struct seat *from)
+{
+    ouro_object *half = from->half_dead;
+
+    if (half) { /* the fields that are left are not NULL */
+        from->half_dead = NULL;
+        death_queue(self, half);
+    }
+    while (from->dying)
+        death_queue(self, death_pop(&from->dying));
 }

@@ -28,4 +28,7 @@ void death_join(ouro_object *last, ouro_object *list);
 /* For the collector: runs `destroy`; frees the block of an object whose fields are NULL. */
 void death_call_destroy(struct seat *self, ouro_object *o);
 
+/* In the child of a fork: what the vanished thread of another seat was to destroy goes to the list of `self`. */
+void death_adopt(struct seat *self, struct seat *from);
+
 #endif

@@ -30,14 +30,15 @@
 #include <string.h>
 #include <time.h>
 
-enum { CHUNK_BYTES = 4096, CHUNKS_A_TIME = 16 };
+enum { CHUNK_BYTES = 4096, CHUNKS_A_TIME = 16, BLOCKS_A_TIME = 64 };
 
 struct retire_chunk {
     struct retire_chunk *next; /* [lock: retire] in a list */
     uint64_t stamp;            /* [owner] until it is in the queue */
     size_t count;              /* [owner] of the entries */
+    size_t bytes;              /* [lock: retire] in the queue: of the blocks that they name */
     uintptr_t
-        entries[(CHUNK_BYTES - 3 * sizeof(void *)) / sizeof(uintptr_t)]; /* lowest bit: a buffer */
+        entries[(CHUNK_BYTES - 4 * sizeof(void *)) / sizeof(uintptr_t)]; /* lowest bit: a buffer */
 };
 static_assert(sizeof(struct retire_chunk) == CHUNK_BYTES, "chunks are cut out of pages");
 
@@ -52,6 +53,9 @@ static size_t queued;                   /* [lock: retire] W; relaxed R: length o
 static ouro_object *gathering;          /* [lock: retire] dead blocks, in no period yet */
 static ouro_object *maturing;           /* [lock: retire] dead blocks that wait for one */
 static uint64_t maturing_stamp;         /* [lock: retire] */
+static ouro_object *ripe;               /* [lock: retire] dead blocks that have waited */
+static size_t closed_bytes;             /* [lock: retire] in the queue and being dropped */
+static size_t mapped_bytes;             /* [lock: retire] chunks, ever */
 static size_t budget = (size_t)1 << 20; /* relaxed: a setting */
 
 void ouro_set_retire_budget(size_t bytes)
@@ -69,6 +73,7 @@ static struct retire_chunk *chunk_new(void)
     if (!chunk && (chunk = os_map((size_t)CHUNK_BYTES * CHUNKS_A_TIME, CHUNK_BYTES)) != NULL) {
         for (int i = 0; i + 1 < CHUNKS_A_TIME; i++)
             chunk[i].next = &chunk[i + 1];
+        mapped_bytes += (size_t)CHUNK_BYTES * CHUNKS_A_TIME;
         free_chunks = chunk;
     }
     if (chunk)
@@ -86,6 +91,7 @@ static void chunk_free(struct retire_chunk *chunk)
     while (*link != chunk)
         link = &(*link)->next;
     *link = chunk->next;
+    closed_bytes -= chunk->bytes;
     chunk->next = free_chunks;
     free_chunks = chunk;
     mutex_unlock(&lock);
@@ -113,8 +119,10 @@ bool retire_reserve(struct seat *self)
 
 static void close_blocks_locked(struct seat *self)
 {
-    if (!gathering && !maturing)
+    if (!gathering && !maturing && !ripe)
         store_relaxed(&queued, queued + 1);
+    closed_bytes += self->retiring_block_bytes;
+    self->retiring_block_bytes = 0;
     death_join(self->retiring_last, gathering);
     gathering = self->retiring_blocks;
     self->retiring_blocks = self->retiring_last = NULL;
@@ -123,10 +131,12 @@ static void close_blocks_locked(struct seat *self)
 static void close_chunk_locked(struct seat *self, struct retire_chunk *chunk)
 {
     chunk->next = NULL;
+    closed_bytes += chunk->bytes;
     if (last && last->stamp == chunk->stamp && last->count + chunk->count <= CHUNK_ENTRIES) {
         /* Small batches of one period share a chunk; this one stays with the thread. */
         memcpy(&last->entries[last->count], chunk->entries, chunk->count * sizeof *chunk->entries);
         last->count += chunk->count;
+        last->bytes += chunk->bytes;
         chunk->count = 0;
     } else {
         self->retiring = NULL;
@@ -144,9 +154,11 @@ void retire_close(struct seat *self)
         chunk = NULL;
     if (!chunk && !self->retiring_blocks)
         return;
-    self->retiring_bytes = 0;
-    if (chunk)
+    if (chunk) {
+        chunk->bytes = self->retiring_bytes - self->retiring_block_bytes;
         chunk->stamp = grace_stamp();
+    }
+    self->retiring_bytes = 0;
     mutex_lock(&lock);
     if (self->retiring_blocks)
         close_blocks_locked(self);
@@ -155,11 +167,16 @@ void retire_close(struct seat *self)
     mutex_unlock(&lock);
 }
 
-static void count_bytes(struct seat *self, const void *p)
+static size_t bytes_of(const void *p)
 {
     const struct page *page = page_of(p);
 
-    self->retiring_bytes += page_state(page) == PAGE_LARGE ? page->large_bytes : page->block_size;
+    return page_state(page) == PAGE_LARGE ? page->large_bytes : page->block_size;
+}
+
+static void count_bytes(struct seat *self, size_t bytes)
+{
+    self->retiring_bytes += bytes;
     if (self->retiring_bytes >= load_relaxed(&budget))
         ask_for_work(self);
 }
@@ -169,7 +186,7 @@ static void retire(struct seat *self, void *p, uintptr_t tag)
     struct retire_chunk *chunk = self->retiring;
 
     chunk->entries[chunk->count++] = (uintptr_t)p | tag;
-    count_bytes(self, p);
+    count_bytes(self, bytes_of(p));
     if (chunk->count == CHUNK_ENTRIES) {
         retire_close(self);
         ask_for_work(self);
@@ -191,7 +208,8 @@ void retire_block(struct seat *self, ouro_object *o)
     if (!self->retiring_blocks)
         self->retiring_last = o;
     death_push(&self->retiring_blocks, o);
-    count_bytes(self, o);
+    self->retiring_block_bytes += bytes_of(o);
+    count_bytes(self, bytes_of(o));
 }
 
 /* --- dropping ---------------------------------------------------------------------------------------- */
@@ -232,37 +250,49 @@ static void drop_entries(struct seat *self, struct retire_chunk *chunk)
     chunk_free(chunk); /* now: ouro_synchronize() of others waits for it */
 }
 
-/* The blocks that have waited long enough; those that were gathered begin to wait. */
-static ouro_object *take_ripe_blocks(bool *waits)
+/* At most BLOCKS_A_TIME blocks that have waited long enough; those that were gathered begin to wait. */
+static size_t take_blocks(ouro_object **blocks, bool *waits)
 {
-    ouro_object *ripe = NULL;
+    size_t count = 0;
 
     mutex_lock(&lock);
-    if (maturing && grace_is_ripe(maturing_stamp)) {
+    bool any = gathering || maturing || ripe;
+    if (!ripe && maturing && grace_is_ripe(maturing_stamp)) {
         ripe = maturing;
         maturing = NULL;
-        if (!gathering)
-            store_relaxed(&queued, queued - 1);
     }
     if (!maturing && gathering) {
         maturing = gathering;
         gathering = NULL;
         maturing_stamp = grace_stamp();
     }
+    while (ripe && count < BLOCKS_A_TIME) {
+        closed_bytes -= bytes_of(ripe);
+        blocks[count++] = death_pop(&ripe);
+    }
     *waits = maturing != NULL;
+    if (any && !(gathering || maturing || ripe))
+        store_relaxed(&queued, queued - 1);
     mutex_unlock(&lock);
-    return ripe;
+    return count;
 }
 
-/* True if some still wait. */
+/* True if some still wait. The list may be long, so others are not made to wait for all of it. */
 static bool free_blocks(struct seat *self)
 {
+    ouro_object *blocks[BLOCKS_A_TIME];
+    size_t count;
     bool waits;
-    ouro_object *ripe = take_ripe_blocks(&waits);
 
-    while (ripe) {
-        heap_free_object(self, death_pop(&ripe));
-        seat_event(self, EVENT_BLOCK_WAITED);
+    while ((count = take_blocks(blocks, &waits)) != 0) {
+        for (size_t i = 0; i < count; i++) {
+            heap_free_object(self, blocks[i]);
+            seat_event(self, EVENT_BLOCK_WAITED);
+        }
+        if (seat_stop_wanted(self)) {
+            ask_for_work(self);
+            break;
+        }
     }
     return waits;
 }
@@ -280,8 +310,10 @@ void retire_ripen(struct seat *self)
             return;
         }
     }
-    if (free_blocks(self) || waits)
+    if (free_blocks(self) || waits) {
         grace_begin(self);
+        grace_watch(self);
+    }
 }
 
 void retire_work(struct seat *self)
@@ -304,6 +336,14 @@ void retire_look(struct seat *self)
 bool retire_waits(struct seat *self)
 {
     return self->retiring_bytes != 0 || load_relaxed(&queued) != 0;
+}
+
+struct retire_figures retire_figures(const struct seat *self)
+{
+    mutex_lock(&lock);
+    struct retire_figures figures = {closed_bytes + self->retiring_bytes, mapped_bytes};
+    mutex_unlock(&lock);
+    return figures;
 }
 
 /* --- public ------------------------------------------------------------------------------------------ */
@@ -356,22 +396,18 @@ static void sleep_longer(struct timespec *pause)
 
 void ouro_synchronize(void)
 {
-    struct seat *self = seat_required("ouro_synchronize()");
+    struct seat *self = seat_at_safepoint("ouro_synchronize()");
     struct timespec pause = {0, 20000};
 
-    REQUIRE(!self->in_destroy,
-            "ouro_synchronize() in a type's destroy: it may not pass a safepoint");
-    REQUIRE(!self->has_world,
-            "ouro_synchronize() by the thread \"%s\", which has stopped the world: "
-            "ouro_world_start() first",
-            self->name);
     retire_close(self);
     uint64_t stamp = grace_stamp();
     seat_detach(self);
     while (!grace_is_ripe(stamp)) {
         grace_begin(self);
-        if (!grace_is_ripe(stamp))
-            sleep_longer(&pause);
+        if (grace_is_ripe(stamp))
+            break;
+        grace_watch(self);
+        sleep_longer(&pause);
     }
     seat_attach(self);
     retire_ripen(self);
@@ -387,4 +423,23 @@ void ouro_synchronize(void)
     do
         seat_safepoint(self, false);
     while (self->dying || self->half_dead);
+}
+
+/* --- fork -------------------------------------------------------------------------------------------- */
+
+void retire_fork_prepare(void)
+{
+    mutex_lock(&lock);
+    /* Whoever drops a chunk passes no safepoint meanwhile, so in a stopped world nobody is at it. */
+    ASSERT(!dropping);
+}
+
+void retire_fork_done(void)
+{
+    mutex_unlock(&lock);
+}
+
+bool retire_is_closed(const struct seat *seat)
+{
+    return (!seat->retiring || seat->retiring->count == 0) && !seat->retiring_blocks;
 }

@@ -30,7 +30,19 @@ void retire_look(struct seat *self);
 /* True if something of this thread's or in the queue waits. */
 bool retire_waits(struct seat *self);
 
+/* Bytes: of the blocks that closed batches and that of `self` name, those that are being dropped included; of the
+ * records. By the thread of `self`. */
+struct retire_figures {
+    size_t waiting, metadata;
+};
+struct retire_figures retire_figures(const struct seat *self);
+
 /* For a thread that has asked itself to see to what it has retired: both. */
 void retire_work(struct seat *self);
+
+/* For fork: the mutex; and what has to be true of each thread that is parked or detached. */
+void retire_fork_prepare(void);
+void retire_fork_done(void);
+bool retire_is_closed(const struct seat *seat);
 
 #endif

@@ -112,3 +112,13 @@ const ouro_type *(ouro_type_of)(const ouro_object *o)
 {
     return type_of(o);
 }
+
+void type_fork_prepare(void)
+{
+    mutex_lock(&types);
+}
+
+void type_fork_done(void)
+{
+    mutex_unlock(&types);
+}

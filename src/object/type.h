@@ -39,4 +39,8 @@ static inline ouro_ref *type_field(ouro_object *o, uint16_t offset)
     return (ouro_ref *)(void *)((char *)o + offset);
 }
 
+/* For fork: the mutex. */
+void type_fork_prepare(void);
+void type_fork_done(void);
+
 #endif

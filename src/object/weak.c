@@ -37,7 +37,7 @@
 #include <stdlib.h>
 
 enum {
-    SHARDS = 64,
+    SHARDS = 16, /* all are locked at once around fork(), and ThreadSanitizer allows 64 mutexes */
     BUCKETS_FIRST = 8, /* of a shard */
     SHARED_LIMIT = 1 << 26,
 };
@@ -75,7 +75,7 @@ static uint64_t hash_of(const ouro_object *target)
 
 static struct shard *shard_of(const ouro_object *target)
 {
-    return &shards[hash_of(target) >> 58];
+    return &shards[hash_of(target) >> 60];
 }
 
 static struct bucket *bucket_locked(struct shard *shard, const ouro_object *target)

@@ -5,6 +5,7 @@
 #define OURO_THREAD_HOOKS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct seat;
 
@@ -30,6 +31,9 @@ struct thread_hooks {
 
     /* RETIRE was set, or the thread leaves. */
     void (*retire)(struct seat *self);
+
+    /* Bytes that wait for a grace period: retired references and buffers, empty pages. */
+    size_t (*waiting)(struct seat *self);
 
     /* Hands over blocks of other seats that are still gathered. */
     void (*flush)(struct seat *self);

@@ -30,6 +30,7 @@ static uint32_t made;                          /* [lock: registry] W, [S2] */
 static uint32_t threads;                       /* [lock: registry] W, relaxed R: a figure */
 static struct seat *free_seats;                /* [lock: registry] */
 static bool closed;                            /* [lock: registry] */
+static struct seat *reserved;                  /* [lock: registry] see seat_reserve() */
 
 uint32_t seat_count(void)
 {
@@ -63,6 +64,19 @@ void seat_misuse(const char *what)
             "ouro_attach()",
             what, seat_self->name);
     check_failed("%s by a thread that is not registered: call ouro_thread_register() first", what);
+}
+
+void seat_misuse_point(const struct seat *self, const char *what)
+{
+    if (self->in_destroy)
+        check_failed("%s in a type's destroy: it may not pass a safepoint", what);
+    if (self->has_world)
+        check_failed(
+            "%s by the thread \"%s\", which has stopped the world: ouro_world_start() first", what,
+            self->name);
+    check_failed("%s in a read scope of the thread \"%s\": what it has borrowed would dangle; "
+                 "ouro_incref() what is to be kept, or end the scope first",
+                 what, self->name);
 }
 
 static ouro_status seat_make_locked(struct seat **seat)
@@ -131,4 +145,49 @@ void seat_set_self(struct seat *attached)
     ouro_self =
         attached ? (struct ouro_self){attached->id << 16, (attached->id << 16) + 2, &attached->word}
                  : nobody;
+}
+
+/* --- fork ---------------------------------------------------------------------------------------------- */
+
+ouro_status seat_reserve(struct seat **seat)
+{
+    ouro_status status = OURO_OK;
+
+    mutex_lock(&seat_registry);
+    if (!reserved)
+        status = seat_make_locked(&reserved);
+    if (status == OURO_OK) {
+        snprintf(reserved->name, SEAT_NAME_BYTES, "unregistered");
+        *seat = reserved;
+    }
+    mutex_unlock(&seat_registry);
+    return status;
+}
+
+void seat_fork_prepare(void)
+{
+    mutex_lock(&seat_registry);
+}
+
+void seat_fork_done(void)
+{
+    mutex_unlock(&seat_registry);
+}
+
+void seat_vanish(struct seat *self)
+{
+    const uint32_t gone = SEAT_ATTACHED | SEAT_HELD | SEAT_STOP | SEAT_QUIESCE | SEAT_WAIT;
+
+    free_seats = NULL;
+    for (uint32_t id = made; id > 0; id--) {
+        struct seat *seat = table[id];
+
+        /* [S1] acq_rel, as everywhere, although nobody else is here. INBOX stays: world_start() looks after it. */
+        fetch_and_acq_rel(&seat->word, ~(seat == self ? (uint32_t)SEAT_QUIESCE : gone));
+        if (seat == self || seat == reserved)
+            continue;
+        seat->next_free = free_seats;
+        free_seats = seat;
+    }
+    store_relaxed(&threads, self == reserved ? 0u : 1u);
 }

@@ -86,6 +86,7 @@ struct seat {
     ouro_object *retiring_last;       /* [owner] the last of them */
     size_t retiring_bytes;            /* [owner] how much both are */
     uint64_t notes;                   /* [owner] candidates that this thread has noted */
+    size_t retiring_block_bytes;      /* [owner] those of the blocks */
     bool running;                     /* [owner] object/death.c is at work below on the stack */
     bool in_destroy;                  /* [owner] a type's `destroy` is */
     bool has_world;                   /* [owner] this thread has stopped the world */
@@ -121,6 +122,25 @@ static inline struct seat *seat_required(const char *what)
     return self;
 }
 
+_Noreturn void seat_misuse_point(const struct seat *self, const char *what) __attribute__((cold));
+
+/* At every public call that is a safepoint, before it does anything: `what` ends what is borrowed. Ends the program with a
+ * sentence if this thread may not pass one now. */
+static inline void seat_may_pass(const struct seat *self, const char *what)
+{
+    if (OURO_UNLIKELY(self->in_destroy || self->has_world || self->reading))
+        seat_misuse_point(self, what);
+}
+
+/* Both: the caller's seat, for a public call that is a safepoint. */
+static inline struct seat *seat_at_safepoint(const char *what)
+{
+    struct seat *self = seat_required(what);
+
+    seat_may_pass(self, what);
+    return self;
+}
+
 static inline void seat_event(struct seat *self, enum event event)
 {
     store_relaxed(&self->events[event], self->events[event] + 1);
@@ -132,6 +152,15 @@ void seat_give_up(struct seat *seat); /* detached */
 
 /* Number of seats with a thread. */
 uint32_t seat_threads(void);
+
+/* A seat of its own, made when it is first wanted, for unregistered threads that need one for a moment, one after the
+ * other. It is not counted as a thread and is there when the registry is closed, too. */
+ouro_status seat_reserve(struct seat **seat);
+
+/* For fork: the registry mutex; and, with it, in the child: all other threads have left their seats. */
+void seat_fork_prepare(void);
+void seat_fork_done(void);
+void seat_vanish(struct seat *self);
 
 /* Sets the thread's own variables: attached in that seat, or NULL. */
 void seat_set_self(struct seat *attached);

@@ -3,12 +3,16 @@
  *
  * A thread that ends registered is unregistered by a thread-specific destructor.  Other destructors of that
  * kind that run later and touch objects are told that they are not registered; they may register again.
+ *
+ * Read scopes are counted only by programs that are compiled with OURO_CHECK; then every public safepoint
+ * asks seat_may_pass() and ends the program inside of one.  So a scope is always left attached.
  */
 #include "thread/seat.h"
 
 #include "thread/world.h"
 
 #include <ouro/inspect.h>
+#include <ouro/slot.h>
 
 #include <pthread.h>
 
@@ -24,6 +28,7 @@ static void at_thread_end(void *seat)
             world_start(seat_self);
         seat_self->running = false;
         seat_self->in_destroy = false;
+        seat_self->reading = 0;
         ouro_thread_unregister();
     }
 }
@@ -62,21 +67,16 @@ static struct seat *registered(const char *what)
     return seat_self;
 }
 
-/* At a public call that ends what is borrowed. */
-static void may_pass_safepoint(struct seat *self, const char *what)
-{
-    REQUIRE(!self->in_destroy, "%s in a type's destroy: it may not pass a safepoint", what);
-    REQUIRE(!self->has_world,
-            "%s by the thread \"%s\", which has stopped the world: ouro_world_start() first", what,
-            self->name);
-}
-
 void ouro_thread_unregister(void)
 {
     struct seat *self = registered("ouro_thread_unregister()");
 
-    may_pass_safepoint(self, "ouro_thread_unregister()");
+    seat_may_pass(self, "ouro_thread_unregister()");
     REQUIRE(!self->collecting, "ouro_thread_unregister() in a callback of the collector");
+    REQUIRE(self->held_count == 0,
+            "ouro_thread_unregister() by the thread \"%s\", which holds %u locks, the latest that "
+            "of the object at %p: ouro_unlock() first",
+            self->name, self->held_count, (void *)self->held[self->held_count - 1]);
     if (seat_attached_self)
         seat_detach(self);
     seat_self = NULL;
@@ -107,7 +107,7 @@ ouro_state ouro_detach(void)
 
     if (!seat_attached_self)
         return OURO_STATE_DETACHED;
-    may_pass_safepoint(self, "ouro_detach()");
+    seat_may_pass(self, "ouro_detach()");
     seat_detach(self);
     return OURO_STATE_ATTACHED;
 }
@@ -118,6 +118,7 @@ ouro_state ouro_attach(void)
 
     if (seat_attached_self)
         return OURO_STATE_ATTACHED;
+    seat_may_pass(self, "ouro_attach()");
     seat_attach(self);
     return OURO_STATE_DETACHED;
 }
@@ -135,17 +136,31 @@ void ouro_restore(ouro_state state)
 
 void ouro_safepoint_slow(void)
 {
-    struct seat *self = seat_required("ouro_safepoint()");
-
-    may_pass_safepoint(self, "ouro_safepoint()");
-    seat_safepoint(self, true);
+    seat_safepoint(seat_at_safepoint("ouro_safepoint()"), true);
 }
 
+/* In a read scope it is a mistake even if nobody wants anything just now. */
 void ouro_safepoint_checked(void)
 {
-    struct seat *self = seat_required("ouro_safepoint()");
+    struct seat *self = seat_at_safepoint("ouro_safepoint()");
 
-    may_pass_safepoint(self, "ouro_safepoint()");
     if (load_relaxed(&self->word) != SEAT_ATTACHED)
         seat_safepoint(self, true);
+}
+
+/* --- read scopes ------------------------------------------------------------------------------------- */
+
+void ouro_read_begin_checked(void)
+{
+    seat_required("ouro_read_begin()")->reading++;
+}
+
+void ouro_read_end_checked(void)
+{
+    struct seat *self = seat_required("ouro_read_end()");
+
+    REQUIRE(self->reading > 0,
+            "ouro_read_end() by the thread \"%s\" without an ouro_read_begin() before it",
+            self->name);
+    self->reading--;
 }

@@ -18,18 +18,17 @@
 #include "base/os.h"
 #include "thread/grace.h"
 #include "thread/hooks.h"
+#include "thread/late.h"
 #include "thread/seat.h"
 
 #include <stdio.h>
-#include <string.h>
 
 enum { SPIN_NS = 20000 };
 
 static mutex world = MUTEX_INIT;
-static bool stopping;     /* [lock: registry] */
-static uint32_t awaiting; /* [atomic] acknowledgements still to come, as a signed number */
-static unsigned watchdog_ms = 1000; /* relaxed: a setting */
-static uint64_t late_stops;         /* relaxed: a counter */
+static bool stopping;       /* [lock: registry] */
+static uint32_t awaiting;   /* [atomic] acknowledgements still to come, as a signed number */
+static uint64_t late_stops; /* relaxed: a counter */
 
 bool world_is_stopping_locked(void)
 {
@@ -41,11 +40,6 @@ uint64_t world_late_stops(void)
     return load_relaxed(&late_stops);
 }
 
-void ouro_set_watchdog(unsigned milliseconds)
-{
-    store_relaxed(&watchdog_ms, milliseconds);
-}
-
 void world_acknowledge(void)
 {
     /* [W1] acq_rel: all that this thread did, to the stopper, through the additions of those after it */
@@ -53,29 +47,20 @@ void world_acknowledge(void)
         os_futex_wake(&awaiting, 1);
 }
 
-enum { LATE_NAMES = 16 };
-
-/* Names some; printing may block, so it is done without the mutex. */
 static void name_late_threads(struct seat *self, unsigned ms)
 {
-    char names[LATE_NAMES][SEAT_NAME_BYTES];
-    int count = 0;
+    struct late late;
 
     fetch_add_relaxed(&late_stops, 1);
     mutex_lock(&seat_registry);
-    for (uint32_t id = seat_count(); id > 0 && count < LATE_NAMES; id--) {
-        struct seat *seat = seat_by_id(id);
-
-        if (seat != self && (load_relaxed(&seat->word) & SEAT_ATTACHED))
-            memcpy(names[count++], seat->name, SEAT_NAME_BYTES);
-    }
+    late_find_locked(&late, SEAT_ATTACHED, self);
     mutex_unlock(&seat_registry);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < late.count; i++)
         fprintf(stderr,
                 "ouro: the thread \"%s\" has passed no safepoint for %u ms and holds up a stop "
                 "that \"%s\" asked "
                 "for: call ouro_safepoint() in its loop, or ouro_detach() before it blocks\n",
-                names[i], ms, self->name);
+                late.names[i], ms, self->name);
 }
 
 static void await_acknowledgements(struct seat *self, uint32_t expected, uint64_t start)
@@ -95,7 +80,7 @@ static void await_acknowledgements(struct seat *self, uint32_t expected, uint64_
                 cpu_relax();
             continue;
         }
-        unsigned ms = load_relaxed(&watchdog_ms);
+        unsigned ms = late_after_ms();
         uint64_t limit = (uint64_t)ms * 1000000u;
         if (ms == 0 || named) {
             os_futex_wait(&awaiting, left, 0);
@@ -120,13 +105,10 @@ static void take_world(struct seat *self)
 
 uint64_t world_stop(struct seat *self)
 {
-    REQUIRE(!self->has_world, "the thread \"%s\" stops the world twice: stops don't nest",
-            self->name);
-    REQUIRE(!self->in_destroy, "a type's destroy stops the world: it may not pass a safepoint");
-
     uint32_t expected = 0;
     uint64_t start = os_now_ns();
 
+    ASSERT(!self->has_world && !self->in_destroy && !self->reading);
     seat_safepoint(self, false); /* it may run a `destroy`, so before the mutex is taken */
     take_world(self);
     thread_hooks.flush(self);
@@ -177,6 +159,7 @@ void world_start(struct seat *self)
     self->has_world = false;
     mutex_lock(&seat_registry);
     stopping = false;
+    grace_rested_locked();
     count = seat_count();
     for (uint32_t id = count; id > 0; id--) {
         if (seat_by_id(id) != self)
@@ -198,10 +181,21 @@ void world_start(struct seat *self)
 
 void ouro_world_stop(void)
 {
-    world_stop(seat_required("ouro_world_stop()"));
+    struct seat *self = seat_required("ouro_world_stop()");
+
+    REQUIRE(!self->has_world, "the thread \"%s\" stops the world twice: stops don't nest",
+            self->name);
+    seat_may_pass(self, "ouro_world_stop()");
+    world_stop(self);
 }
 
 void ouro_world_start(void)
 {
     world_start(seat_required("ouro_world_start()"));
+}
+
+void world_vanish(void)
+{
+    ASSERT(stopping);
+    store_relaxed(&awaiting, 0u);
 }

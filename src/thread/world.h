@@ -21,4 +21,7 @@ void world_acknowledge(void);
 
 uint64_t world_late_stops(void);
 
+/* In the child of a fork, by who has stopped the world: nobody is left who could acknowledge. */
+void world_vanish(void);
+
 #endif
