@@ -37,6 +37,7 @@ struct thing {
     uint64_t serial;
     counter state;
     bool resurrects;
+    bool knows_self; /* `inner` is a weak reference to this thing */
 };
 
 static const ouro_type *thing_type, *doomed_type; /* without a finalizer, with one */
@@ -74,9 +75,8 @@ static void thing_finalize(void *self)
     CHECK(!thing->next || thing->next->canary == (CANARY ^ thing->next->serial),
           "a finalizer found its thing taken apart");
     count_up(&finalized);
-    if (thing->inner)
-        CHECK(ouro_weakref_is_cleared(thing->inner) || thing->next != thing,
-              "a finalizer found a weak reference to its thing");
+    CHECK(!thing->knows_self || ouro_weakref_is_cleared(thing->inner),
+          "a finalizer found a weak reference to its thing");
     if (thing->resurrects) {
         CHECK(ouro_slot_store(&slots[thing->serial % SLOTS], thing) == OURO_OK, "memory is out");
         count_up(&resurrected);
@@ -176,6 +176,7 @@ static struct thing *family_new(struct random *random)
     case 0:
         thing->next = ouro_incref(thing);
         thing->inner = weak_to(thing);
+        thing->knows_self = true;
         break;
     case 1:
         thing->next = thing_new(random);
@@ -190,6 +191,28 @@ static struct thing *family_new(struct random *random)
         break;
     }
     return thing;
+}
+
+/* Garbage that watches a thing which is none, and dies while the garbage is taken apart, or before, or after. */
+static void watch_from_garbage(struct person *p)
+{
+    unsigned i = random_below(p->random, KEPT);
+
+    if (!p->kept[i])
+        return;
+    for (unsigned rings = 1 + random_below(p->random, 64); rings > 0; rings--) {
+        struct thing *ring = thing_new(p->random);
+
+        ring->next = ouro_incref(ring);
+        ring->inner = ouro_weakref_new_callback(p->kept[i], call, OURO_OF(ring));
+        CHECK(ring->inner, "memory is out");
+        ouro_decref(ring);
+    }
+    if (one_in(p->random, 2))
+        return;
+    if (mailbox_post(&box, p->random,
+                     (struct letter){.thing = p->kept[i], .serial = p->serials[i]}))
+        p->kept[i] = NULL;
 }
 
 static void put(struct person *p)
@@ -335,6 +358,8 @@ static void act(struct person *p)
     case 9:
         if (one_in(random, 4))
             empty_slot(random);
+        else if (one_in(random, 4))
+            watch_from_garbage(p);
         break;
     default:
         get(p);
