@@ -226,7 +226,7 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason)
     uint64_t stopped = os_now_ns();
     int64_t net_new = (int64_t)schedule_net_new();
     unsigned debugging = debug_flags();
-    trial_full(self, &trial, (debugging & OURO_GC_SAVE) != 0);
+    trial_full(self, &trial, debugging);
     note_sheds();
     grace_in_stopped_world();
     info.pause_ns = os_now_ns() - stopped;

@@ -23,6 +23,7 @@
  */
 #include "gc/trial.h"
 
+#include "gc/debug.h"
 #include "object/finalize.h"
 #include "object/type.h"
 #include "object/weak.h"
@@ -354,6 +355,8 @@ static void save(struct seat *self, struct trial *trial, ouro_object *o)
     marked++;
     trial->saved++;
     o->ouro.flags |= OURO_FLAG_SAVED;
+    if (trial->debugging & OURO_GC_PRINT_GARBAGE)
+        debug_print_saved(o);
     store_relaxed(&o->ouro.shared, load_relaxed(&o->ouro.shared) + OURO_SHARED_ONE);
 }
 
@@ -418,9 +421,9 @@ static void condemn(struct trial *trial)
     (void)garbage;
 }
 
-void trial_full(struct seat *self, struct trial *trial, bool save_all)
+void trial_full(struct seat *self, struct trial *trial, unsigned debugging)
 {
-    *trial = (struct trial){0};
+    *trial = (struct trial){.debugging = debugging};
     stack_top = 0;
     rescan_wanted = false;
     marked = 0;
@@ -429,7 +432,7 @@ void trial_full(struct seat *self, struct trial *trial, bool save_all)
     mark_rest(self, trial);
     if (special && marked < trial->members)
         queue_finalizers(self, trial);
-    if (OURO_UNLIKELY(save_all))
+    if (OURO_UNLIKELY(debugging & OURO_GC_SAVE))
         each_garbage(self, trial, save);
     ASSERT(marked <= trial->members);
     trial->survivors = marked;

@@ -8,8 +8,9 @@
 #include "thread/seat.h"
 
 struct trial {
-    size_t members; /* objects that were examined */
-    size_t garbage; /* those of them that nothing outside holds */
+    unsigned debugging; /* OURO_GC_... */
+    size_t members;     /* objects that were examined */
+    size_t garbage;     /* those of them that nothing outside holds */
     size_t survivors;
     size_t
         queued; /* objects whose finalizer has been queued; they and what they reach have survived */
@@ -19,8 +20,8 @@ struct trial {
 };
 
 /* Examines all tracked objects. In a stopped world. Clears weak references to garbage, queues finalizers, marks the rest
- * of it with OURO_FLAG_GARBAGE, or with OURO_FLAG_SAVED if all is to be saved. Allocates nothing, can't fail, runs no user
+ * of it with OURO_FLAG_GARBAGE, or with OURO_FLAG_SAVED if OURO_GC_SAVE is among `debugging`. Allocates nothing, can't fail, runs no user
  * code but `visit`. */
-void trial_full(struct seat *self, struct trial *trial, bool save_all);
+void trial_full(struct seat *self, struct trial *trial, unsigned debugging);
 
 #endif
