@@ -24,6 +24,7 @@
 #include <ouro/weak.h>
 #include <ouro/finalize.h>
 #include <ouro/thread.h>
+#include <ouro/lock.h>
 #include <ouro/memory.h>
 #include <ouro/gc.h>
 #include <ouro/inspect.h>

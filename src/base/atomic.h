@@ -35,6 +35,12 @@ void yield_point(void); /* base/os.c */
 #define cas_acq_rel(p, expected, v) \
     (yield_point(),                 \
      __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+#define cas_acquire(p, expected, v) \
+    (yield_point(),                 \
+     __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+#define cas_release(p, expected, v) \
+    (yield_point(),                 \
+     __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
 #define cas_relaxed(p, expected, v) \
     (yield_point(),                 \
      __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))

@@ -34,6 +34,7 @@ enum event {
     EVENT_WEAK_CALL,    /* the callback of a weak reference was called */
     EVENT_FINALIZED,    /* a finalizer was run */
     EVENT_BLOCK_WAITED, /* the block of a weakly referenced object was freed after a grace period */
+    EVENT_LOCK_WAIT,    /* a thread had to wait for an object's lock */
     EVENT_COUNT
 };
 

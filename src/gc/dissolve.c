@@ -16,6 +16,7 @@
 #include "heap/heap.h"
 #include "object/count.h"
 #include "object/death.h"
+#include "object/lock.h"
 #include "object/type.h"
 
 enum { POLL_OBJECTS = 64 };
@@ -76,6 +77,7 @@ static void clear_object(struct seat *self, ouro_object *o)
 
 static void destroy_object(struct seat *self, ouro_object *o)
 {
+    AUDIT(lock_check_dying(o));
     if (!type_of(o)->destroy)
         return;
     /* What it drops goes to the list, and is destroyed when it has returned. */

@@ -18,6 +18,7 @@
 #include "object/count.h"
 #include "object/finalize.h"
 #include "object/retire.h"
+#include "object/lock.h"
 #include "object/type.h"
 #include "object/weak.h"
 
@@ -141,6 +142,7 @@ static bool take_apart(struct seat *self, ouro_object *o)
 {
     const struct ouro_type *type = type_of(o);
 
+    AUDIT(lock_check_dying(o));
     if (OURO_UNLIKELY((load_relaxed(&o->ouro.shared) & OURO_WEAK) || type->finalize) &&
         last_rites(self, o))
         return true;

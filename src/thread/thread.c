@@ -77,6 +77,10 @@ void ouro_thread_unregister(void)
 
     may_pass_safepoint(self, "ouro_thread_unregister()");
     REQUIRE(!self->collecting, "ouro_thread_unregister() in a callback of the collector");
+    REQUIRE(self->held_count == 0,
+            "ouro_thread_unregister() by the thread \"%s\", which holds %u locks, the latest that "
+            "of the object at %p: ouro_unlock() first",
+            self->name, self->held_count, (void *)self->held[self->held_count - 1]);
     if (seat_attached_self)
         seat_detach(self);
     seat_self = NULL;
