@@ -53,7 +53,7 @@
 enum { LOCKED = 1, WAITERS = 2 };
 
 enum {
-    SPINS = 24, /* pauses of 15 to 50 ns: less than putting a thread to sleep */
+    SPINS = 24,   /* pauses of 15 to 50 ns: less than putting a thread to sleep */
     BUCKETS = 16, /* few threads wait at once; a fork takes all of their mutexes */
     BUCKETS_USED = CHECKING ? 2 : BUCKETS, /* so that check builds have strangers in one bucket */
 };
