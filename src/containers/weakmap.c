@@ -274,6 +274,7 @@ struct made {
     ouro_weakref *ref;
     entry *entries;
     size_t capacity;
+    size_t wanted;    /* entries for which there has to be room */
     ouro_object *old; /* value that was replaced */
 };
 
@@ -298,6 +299,16 @@ static void move_locked(ouro_weakmap *map, struct made *made)
     made->capacity = old_capacity;
 }
 
+/* Whether what has been made has room for all that move, and one more. Keys may die from here to the move, but none comes to
+ * life. */
+static bool made_enough_locked(const ouro_weakmap *map, struct made *made)
+{
+    if (made->entries && has_room(made->capacity, map->used + 1))
+        return true;
+    made->wanted = living_locked(map) + 1;
+    return made->entries && has_room(made->capacity, made->wanted);
+}
+
 /* DONE: the reference `value` is the map's. */
 static enum step set_locked(ouro_weakmap *map, ouro_object *key, ouro_object *value,
                             struct made *made)
@@ -312,8 +323,7 @@ static enum step set_locked(ouro_weakmap *map, ouro_object *key, ouro_object *va
     if (!made->ref)
         return MAKE_REF;
     if (!has_room(map->capacity, map->used + 1)) {
-        /* From here to the move keys may die, but none comes to life. */
-        if (!has_room(made->capacity, living_locked(map) + 1))
+        if (!made_enough_locked(map, made))
             return MAKE_ROOM;
         move_locked(map, made);
     }
@@ -345,11 +355,11 @@ static bool make_ref(const ouro_weakmap *map, ouro_object *key, struct made *mad
 }
 
 /* A table that will be half full, at most. */
-static bool make_room(struct made *made, size_t count)
+static bool make_room(struct made *made)
 {
     size_t capacity = CAPACITY_LEAST;
 
-    while (capacity / 2 < count)
+    while (capacity / 2 < made->wanted)
         capacity *= 2;
     ouro_free(made->entries);
     made->entries = ouro_calloc(capacity, sizeof *made->entries);
@@ -372,12 +382,11 @@ ouro_status(ouro_weakmap_set)(ouro_weakmap *map, ouro_object *key, ouro_object *
     do {
         ouro_lock(map);
         step = set_locked(map, key, value, &made);
-        size_t count = step == MAKE_ROOM ? living_locked(map) + 1 : 0;
         ouro_unlock(map);
         if (step == MAKE_REF)
             failed = !make_ref(map, key, &made);
         else if (step == MAKE_ROOM)
-            failed = !make_room(&made, count);
+            failed = !make_room(&made);
     } while (step != DONE && !failed);
 
     if (failed)
@@ -467,7 +476,9 @@ struct snapshot {
 /* False: it needs `capacity` entries. */
 static bool copy_locked(const ouro_weakmap *map, struct snapshot *copy)
 {
-    if (copy->capacity < map->used) {
+    if (map->used == 0)
+        return true;
+    if (!copy->entries || copy->capacity < map->used) {
         copy->capacity = map->used;
         return false;
     }
