@@ -169,8 +169,7 @@ int main(void)
         fail("it can't begin");
     make_documents();
     read_in_threads();
-    printf("%d threads asked %u times, and it was worked out %u times\n", THREADS, asked,
-           worked_out);
+    printf("%d threads asked %u times, %u times it was worked out\n", THREADS, asked, worked_out);
     report("all documents in use:");
 
     for (unsigned i = 0; i < DOCUMENTS / 2; i++)
