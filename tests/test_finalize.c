@@ -595,7 +595,7 @@ Test(finalize, misuse)
     on_finalize = change_mode;
     assert_sentence(run_one, "ouro_finalizer_set_mode() in a finalizer");
     on_finalize = shut_down;
-    assert_sentence(run_one, "ouro_shutdown() in a callback of the library");
+    assert_sentence(run_one, "ouro_shutdown() in a callback of the collector, a finalizer");
     assert_sentence(run_in_stopped_world,
                     "ouro_run_finalizers() by the thread \"test\", which has stopped");
     cr_assert_eq(ouro_finalizer_set_mode((ouro_finalizer_mode)3), OURO_INVALID);
