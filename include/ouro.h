@@ -23,6 +23,7 @@
 #include <ouro/slot.h>
 #include <ouro/weak.h>
 #include <ouro/finalize.h>
+#include <ouro/weakmap.h>
 #include <ouro/thread.h>
 #include <ouro/lock.h>
 #include <ouro/memory.h>

@@ -39,6 +39,12 @@ static const char *const event_names[EVENT_COUNT] = {
     [EVENT_RESCAN] = "rescan",
     [EVENT_COLLECT] = "collect",
     [EVENT_LOCK_WAIT] = "lock_wait",
+    [EVENT_WEAK_CLEARED] = "weak_cleared",
+    [EVENT_WEAK_REFUSED] = "weak_refused",
+    [EVENT_WEAK_GIVEN_BACK] = "weak_given_back",
+    [EVENT_WEAK_CALL] = "weak_call",
+    [EVENT_FINALIZED] = "finalized",
+    [EVENT_BLOCK_WAITED] = "block_waited",
 };
 
 void fail(const char *format, ...)

@@ -473,6 +473,118 @@ Test(oom, a_whole_life)
     sweep_what_can_fail(scenario);
 }
 
+/* --- weak references and finalizers ------------------------------------------------------------------------ */
+
+static size_t weak_calls, weak_finalized;
+
+static void count_call(ouro_weakref *ref, ouro_object *argument)
+{
+    cr_assert(ouro_weakref_is_cleared(ref));
+    cr_assert_not_null(argument);
+    weak_calls++;
+}
+
+/* The types, the weak references, the table that grows: each may fail, or go on with what there is. */
+static bool refer_weakly(void)
+{
+    enum { TARGETS = 2000 };
+    static ouro_weakref *refs[TARGETS], *watchers[TARGETS];
+    size_t count = 0, watching = 0, calls = weak_calls;
+    bool done = true;
+
+    while (count < TARGETS && (made[count] = ouro_new(node_type)))
+        count++;
+    done &= count == TARGETS;
+    for (size_t i = 0; i < count; i++) {
+        refs[i] = (ouro_weakref_new)(made[i]);
+        watchers[i] = (ouro_weakref_new_callback)(made[i], count_call, made[(i + 1) % count]);
+        done &= refs[i] && watchers[i];
+        watching += watchers[i] != NULL;
+        cr_assert_eq((ouro_weakref_count)(made[i]), (refs[i] != NULL) + (watchers[i] != NULL));
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (refs[i]) {
+            ouro_object *got = ouro_weakref_get(refs[i]);
+
+            cr_assert_eq(got, made[i]);
+            (ouro_decref)(got);
+        }
+    }
+    for (size_t i = 0; i < count; i++)
+        (ouro_decref)(made[i]);
+    while (ouro_finalizers_waiting()) /* what a callback's argument was held by dies after it */
+        ouro_safepoint();
+    for (size_t i = 0; i < count; i++) {
+        ouro_decref_or_null(refs[i]);
+        ouro_decref_or_null(watchers[i]);
+    }
+    cr_assert(weak_calls - calls <= watching);
+    ouro_collect();
+    ouro_synchronize();
+    return done;
+}
+
+Test(oom, weak_references)
+{
+    sweep_what_can_fail(refer_weakly);
+    cr_assert_gt(weak_calls, 0);
+}
+
+static void finalize_node(void *self)
+{
+    weak_finalized += ((struct node *)self)->value == 1;
+}
+
+/* The queue needs no memory: what was made is finalized, once. */
+static bool finalize_many(void)
+{
+    static const ouro_type *type;
+    static const uint16_t fields[] = {OURO_FIELD(struct node, left)};
+    size_t count = 0, before = weak_finalized;
+
+    if (!type && ouro_type_register(&(ouro_type_spec){.name = "finalized",
+                                                      .size = sizeof(struct node),
+                                                      .fields = fields,
+                                                      .field_count = 1,
+                                                      .finalize = finalize_node},
+                                    &type) != OURO_OK)
+        return false;
+    while (count < MANY && (made[count] = ouro_new(type)))
+        count++;
+    for (size_t i = 0; i < count; i++) {
+        struct node *node = (struct node *)(void *)made[i];
+
+        node->value = 1;
+        if (i % 2)
+            node->left = ouro_incref(node);
+        ouro_decref(node);
+    }
+    ouro_collect();
+    cr_assert_eq(weak_finalized - before, count);
+    return count == MANY;
+}
+
+Test(oom, finalizers)
+{
+    sweep_what_can_fail(finalize_many);
+}
+
+static bool finalize_in_thread(void)
+{
+    ouro_status status = ouro_finalizer_set_mode(OURO_FINALIZE_IN_THREAD);
+
+    cr_assert(status == OURO_OK || status == OURO_NO_MEMORY);
+    cr_assert_eq(ouro_finalizer_get_mode(),
+                 status ? OURO_FINALIZE_AT_SAFEPOINTS : OURO_FINALIZE_IN_THREAD);
+    cr_assert_eq(ouro_finalizer_set_mode(OURO_FINALIZE_AT_SAFEPOINTS), OURO_OK);
+    return status == OURO_OK;
+}
+
+Test(oom, the_thread_for_finalizers)
+{
+    sweep_what_can_fail(finalize_in_thread);
+}
+
 static bool count_object(ouro_object *o, void *argument)
 {
     (void)o;

@@ -43,9 +43,45 @@ OURO_API size_t ouro_describe(const void *bytes, char *text, size_t size);
  */
 OURO_API size_t ouro_each_object(bool (*each)(ouro_object *o, void *argument), void *argument);
 
+/*
+ * Calls `each` for what each reference field of `o` refers to, in a stopped world, until it returns false: twice if two
+ * fields refer to the same object, not for fields that are NULL. `o` needs only to be borrowed. What `each` may do, and
+ * what it gets: see ouro_each_object(). Returns the number of calls. Attached, not in a `destroy`; a safepoint.
+ */
+OURO_API size_t ouro_each_referent(const ouro_object *o,
+                                   bool (*each)(ouro_object *referent, void *argument),
+                                   void *argument);
+
+/*
+ * Calls `each` once for every object that is alive and has a reference field that refers to `o`, whether the collector looks at
+ * it or not; otherwise the same. Local variables and globals are not found, nor are weak references. In time proportional to
+ * the number of all objects.
+ */
+OURO_API size_t ouro_each_referrer(const ouro_object *o,
+                                   bool (*each)(ouro_object *referrer, void *argument),
+                                   void *argument);
+
 /* The id of the seat that the calling thread sits in; 0 if unregistered. Any thread; never a safepoint. */
 OURO_API uint32_t ouro_thread_id(void);
 
 OURO_END_DECLS
+
+#ifdef __cplusplus
+template <class T>
+inline size_t ouro_each_referent(const T *o, bool (*each)(ouro_object *, void *), void *argument)
+{
+    return ouro_each_referent(ouro_object_of(o), each, argument);
+}
+template <class T>
+inline size_t ouro_each_referrer(const T *o, bool (*each)(ouro_object *, void *), void *argument)
+{
+    return ouro_each_referrer(ouro_object_of(o), each, argument);
+}
+#else
+#define ouro_each_referent(p, each, argument) \
+    (ouro_each_referent)(OURO_OF_CONST(p), (each), (argument))
+#define ouro_each_referrer(p, each, argument) \
+    (ouro_each_referrer)(OURO_OF_CONST(p), (each), (argument))
+#endif
 
 #endif

@@ -257,7 +257,7 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     uint64_t stopped = os_now_ns();
     result.net_new = (int64_t)schedule_net_new();
     trial_begin(&trial, self);
-    trial.save_all = (debugging & OURO_GC_SAVE) != 0;
+    trial.debugging = debugging;
     size_t taken = sets_taken(), put = sets_put();
     result.looked = try_set(&trial, kind, &limit);
     result.taken = sets_taken() - taken;

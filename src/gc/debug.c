@@ -13,6 +13,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static unsigned flags; /* relaxed: a setting */
 
@@ -59,6 +60,12 @@ void debug_print_garbage(struct seat *self, const struct trial *trial)
             }
         }
     }
+}
+
+void debug_print_saved(const ouro_object *o)
+{
+    dprintf(STDERR_FILENO, "ouro: garbage, kept: \"%s\" at %p\n", type_of(o)->name,
+            (const void *)o);
 }
 
 /* --- what was kept ----------------------------------------------------------------------------------- */

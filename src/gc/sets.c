@@ -46,18 +46,20 @@ static bool is_in_use(const struct page *page)
 /* Takes what was pushed since the last collection. */
 static void take_dirty(void)
 {
-    struct page *page;
+    struct page **link = &dirty_new;
 
-    while ((page = dirty_new) != NULL) {
-        dirty_new = page->new_next;
-        page->new_next = new_pages;
-        new_pages = page;
-    }
-    while ((page = dirty_noted) != NULL) {
-        dirty_noted = page->noted_next;
-        page->noted_next = noted_pages;
-        noted_pages = page;
-    }
+    /* The latest come first: what is new is more likely to be garbage than what an earlier collection had no time for. */
+    while (*link)
+        link = &(*link)->new_next;
+    *link = new_pages;
+    new_pages = dirty_new;
+    dirty_new = NULL;
+
+    for (link = &dirty_noted; *link;)
+        link = &(*link)->noted_next;
+    *link = noted_pages;
+    noted_pages = dirty_noted;
+    dirty_noted = NULL;
 }
 
 /* --- candidates -------------------------------------------------------------------------------------- */

@@ -25,6 +25,7 @@
  */
 #include "gc/trial.h"
 
+#include "gc/debug.h"
 #include "gc/sets.h"
 #include "object/finalize.h"
 #include "object/weak.h"
@@ -347,6 +348,8 @@ static void save(struct seat *self, struct trial *trial, ouro_object *o)
     marked++;
     trial->saved++;
     o->ouro.flags |= OURO_FLAG_SAVED;
+    if (trial->debugging & OURO_GC_PRINT_GARBAGE)
+        debug_print_saved(o);
     store_relaxed(&o->ouro.shared, load_relaxed(&o->ouro.shared) + OURO_SHARED_ONE);
 }
 
@@ -424,7 +427,7 @@ void trial_decide(struct trial *trial)
     mark_rest(trial->self, trial);
     if (trial->special && marked < trial->members)
         queue_finalizers(trial->self, trial);
-    if (OURO_UNLIKELY(trial->save_all))
+    if (OURO_UNLIKELY(trial->debugging & OURO_GC_SAVE))
         each_garbage(trial->self, trial, save);
     ASSERT(marked <= trial->members);
     trial->survivors = marked;

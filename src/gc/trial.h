@@ -35,8 +35,8 @@ enum trial_keep {
 struct trial {
     struct seat *self;
     enum trial_keep keep;
-    bool save_all; /* garbage is kept, with OURO_FLAG_SAVED */
-    bool special;  /* some member has weak references, or a type with a finalizer */
+    unsigned debugging; /* OURO_GC_... */
+    bool special;       /* some member has weak references, or a type with a finalizer */
 
     size_t members; /* objects that were examined */
     size_t garbage; /* those of them that nothing outside holds */

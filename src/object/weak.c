@@ -261,6 +261,7 @@ static ouro_weakref *make(const ouro_type **place, const ouro_type_spec *spec)
 
 static void check_target(const ouro_object *target, const char *what)
 {
+    REQUIRE(target, "%s of NULL: test the pointer first", what);
     REQUIRE(target->ouro.type != 0 &&
                 !(load_relaxed(&target->ouro.flags) & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE)),
             "%s to an object at %p that is being destroyed, or is gone: it needs a target to which "
@@ -284,9 +285,9 @@ ouro_weakref *(ouro_weakref_new)(ouro_object *target)
                                         .size = sizeof(ouro_weakref),
                                         .destroy = destroy_weakref};
     struct seat *self = seat_required("ouro_weakref_new()");
-    struct shard *shard = shard_of(target);
 
     check_target(target, "ouro_weakref_new()");
+    struct shard *shard = shard_of(target);
     mutex_lock(&shard->lock);
     ouro_weakref *ref = find_shared_locked(shard, target);
     mutex_unlock(&shard->lock);
