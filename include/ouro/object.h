@@ -145,9 +145,11 @@ OURO_API bool ouro_disown(ouro_object *o);
 
 /*
  * Tells the collector that references to, or from, this object have changed hands without being counted: items swapped between
- * two buffers, a `visit` function that reports more than before. ouro_move() does it for one reference. Any reference that
- * is stored with an ouro_incref() of its own, or as it came from ouro_new(), needs neither. Without it garbage in cycles
- * that came to be in this way is found by a full collection only; nothing worse happens.
+ * two buffers, a `visit` function that reports more than before. ouro_move() does it for one reference. It is needed
+ * where the last way to an object is given up by a move and not by an ouro_decref(): `a->left = b; b->left = a;` without
+ * a reference to either that is kept. A reference that is stored with an ouro_incref() of its own, or in an object to which the
+ * caller keeps another reference and drops it later, needs neither. Without it garbage in cycles
+ * that came to be in this way may be found by a full collection only; nothing worse happens.
  * Attached; never a safepoint.
  */
 OURO_API void ouro_note(ouro_object *holder);

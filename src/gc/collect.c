@@ -365,7 +365,8 @@ size_t ouro_collect_kind(ouro_gc_kind kind)
 bool ouro_collect_step(uint64_t budget_ns)
 {
     struct seat *self = may_collect("ouro_collect_step()");
-    uint64_t end = os_now_ns() + budget_ns;
+    uint64_t start = os_now_ns();
+    uint64_t end = budget_ns < UINT64_MAX - start ? start + budget_ns : UINT64_MAX;
 
     if (!self)
         return false;

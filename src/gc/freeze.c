@@ -130,10 +130,13 @@ static size_t unfreeze_page(struct page *page, unsigned flags)
     for (uint32_t i = 0; i < count; i++, at += step) {
         ouro_object *o = (ouro_object *)(void *)at;
 
-        if (!is_frozen(o))
-            continue;
-        unfreeze_object(page, o);
-        unfrozen++;
+        if (is_frozen(o)) {
+            unfreeze_object(page, o);
+            unfrozen++;
+        } else if (!block_is_free(o) && (o->ouro.flags & OURO_FLAG_FROZEN)) {
+            o->ouro.flags &=
+                (uint8_t)~OURO_FLAG_FROZEN; /* DEAD: it may live on for its finalizer */
+        }
     }
     return unfrozen;
 }

@@ -9,7 +9,9 @@
  *            the share of time that such collections may take.
  *    old     when there are more candidates than the threshold, and more than a share of the objects that live.  Then stop after
  *            stop, with pauses in between, until few are left.
- *    deep    when as many have been cut as it takes for an old one; or when memory is over the soft limit
+ *    deep    when as many have been cut as it takes for an old one; when some have, and there are twice as many objects
+ *            or bytes as when the candidates were last through with, since large garbage may have a single candidate;
+ *            or when memory is over the soft limit
  *
  * One stop looks at as many objects as fit into the pause budget, by the speed measured last.
  */
@@ -23,7 +25,9 @@ enum {
     CAP_BALANCED = 256,  /* objects explored from one candidate */
     CAP_THROUGHPUT = 1024,
     BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
-    YIELD_LOW = 10,         /* per cent */
+    GROWN_OBJECTS = 100000, /* growth beyond double that is let pass */
+    GROWN_BYTES = 64 << 20,
+    YIELD_LOW = 10, /* per cent */
     YIELD_HIGH = 50,
 };
 
@@ -34,6 +38,8 @@ static int64_t net_bytes;      /* [atomic] new bytes, of tracked objects and ext
 static int64_t live_bytes;     /* [atomic] */
 static int64_t external;       /* [atomic] bytes that the program has told of */
 static int64_t candidates;     /* [atomic] */
+static size_t settled_objects; /* [atomic] what there was when no candidate was left */
+static size_t settled_bytes;   /* [atomic] */
 static uint32_t disabled;      /* [atomic] how many times */
 static uint64_t not_before[2]; /* [atomic] time of the next young and old one */
 
@@ -82,26 +88,44 @@ static size_t used_bytes(void)
 
 static bool limit_is_passed(void)
 {
-    size_t limit = load_relaxed(&soft_limit), at = load_relaxed(&pressed_at);
+    size_t limit = load_relaxed(&soft_limit);
 
-    return OURO_UNLIKELY(limit) && used_bytes() > (at ? at + limit / 10 : limit);
+    if (OURO_LIKELY(!limit))
+        return false;
+    size_t at = load_relaxed(&pressed_at), used = used_bytes();
+    if (at && used <= limit)
+        store_relaxed(&pressed_at, (size_t)0);
+    return used > (at ? at + limit / 10 : limit);
+}
+
+/* So much that garbage may be the reason, however few candidates there are. */
+static bool has_grown(void)
+{
+    return above_zero(&live) > 2 * load_relaxed(&settled_objects) + GROWN_OBJECTS ||
+           used_bytes() > 2 * load_relaxed(&settled_bytes) + GROWN_BYTES;
+}
+
+static bool deep_is_wanted(void)
+{
+    return load_relaxed(&deep_due) || limit_is_passed() || (has_grown() && sets_cut_count());
 }
 
 static bool young_is_wanted(void)
 {
-    return above_zero(&net) >= load_relaxed(&threshold) || bytes_are_due();
+    return above_zero(&net) >= load_relaxed(&threshold) || sets_has_new() || bytes_are_due();
 }
 
 static bool old_is_wanted(void)
 {
-    return load_relaxed(&draining) || above_zero(&candidates) >= old_limit();
+    return load_relaxed(&draining) || above_zero(&candidates) >= old_limit() ||
+           (has_grown() && sets_has_candidates());
 }
 
 bool schedule_is_due(ouro_gc_kind *kind)
 {
     if (load_relaxed(&first) == 0 || load_relaxed(&disabled))
         return false;
-    if (load_relaxed(&deep_due) || limit_is_passed()) {
+    if (deep_is_wanted()) {
         *kind = OURO_GC_DEEP;
         return true;
     }
@@ -140,6 +164,12 @@ void schedule_grew(struct seat *seat, int64_t objects, int64_t bytes)
     fetch_add_relaxed(&live_bytes, bytes);
     if (objects > 0)
         schedule_ask(seat);
+}
+
+void schedule_freed(size_t objects, size_t bytes)
+{
+    fetch_sub_relaxed(&live, (int64_t)objects);
+    fetch_sub_relaxed(&live_bytes, (int64_t)bytes);
 }
 
 void schedule_noted(struct seat *seat, size_t count)
@@ -270,6 +300,11 @@ static void after_old_locked(const struct schedule_result *result)
             store_relaxed(&deep_due, true);
     } else {
         store_relaxed(&deep_due, false);
+    }
+    /* An old one knows nothing of candidates that are new, so it does not say so without need. */
+    if (result->kind != OURO_GC_OLD || (result->cleared && sets_cut_count() == 0 && has_grown())) {
+        store_relaxed(&settled_objects, above_zero(&live));
+        store_relaxed(&settled_bytes, used_bytes());
     }
 }
 

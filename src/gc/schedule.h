@@ -13,6 +13,9 @@
 void schedule_grew(struct seat *seat, int64_t objects, int64_t bytes);
 void schedule_noted(struct seat *seat, size_t candidates);
 
+/* The collector has freed so many small objects, which the heap will not report. */
+void schedule_freed(size_t objects, size_t bytes);
+
 /* Whether an automatic collection is due now, and of which kind. */
 bool schedule_is_due(ouro_gc_kind *kind);
 
@@ -45,9 +48,6 @@ void schedule_collected(const struct schedule_result *result);
  * schedule_press() calls the program's callback if that did not help. */
 bool schedule_is_pressed(void);
 void schedule_press(void);
-
-void schedule_fork_prepare(void);
-void schedule_fork_done(void);
 
 /* For fork: the mutex of the settings. */
 void schedule_fork_prepare(void);

@@ -25,11 +25,16 @@
 
 enum { CAP_MAX = 1024 };
 
+/* Lists in which the page that has waited longest comes first: what a limit leaves over is looked at next time. */
+struct pages {
+    struct page *first, *last;
+};
+
 /* [stopped] */
-static struct page *new_pages;    /* linked by new_next */
-static struct page *noted_pages;  /* linked by noted_next */
+static struct pages new_pages;    /* linked by new_next */
+static struct pages noted_pages;  /* linked by noted_next */
 static struct page *cut_pages;    /* linked by cut_next */
-static size_t cut_count;          /* bits in the maps of the cut, about */
+static size_t cut_count;          /* relaxed R by anyone: bits in the maps of the cut, about */
 static size_t taken;              /* candidates taken out of the maps */
 static size_t put;                /* candidates that young collections have put into them */
 static bool young_left, old_left; /* relaxed R by anyone: the last of its kind came to its limit */
@@ -43,23 +48,52 @@ static bool is_in_use(const struct page *page)
            !page->frozen;
 }
 
+static void append_new(struct pages *list, struct page *page)
+{
+    page->new_next = NULL;
+    *(list->last ? &list->last->new_next : &list->first) = page;
+    list->last = page;
+}
+
+static struct page *take_new(struct pages *list)
+{
+    struct page *page = list->first;
+
+    if (page && (list->first = page->new_next) == NULL)
+        list->last = NULL;
+    return page;
+}
+
+static void append_noted(struct page *page)
+{
+    page->noted_next = NULL;
+    *(noted_pages.last ? &noted_pages.last->noted_next : &noted_pages.first) = page;
+    noted_pages.last = page;
+}
+
+static void remove_first_noted(void)
+{
+    struct page *page = noted_pages.first;
+
+    page->in_noted = 0;
+    noted_pages.first = page->noted_next;
+    if (!noted_pages.first)
+        noted_pages.last = NULL;
+}
+
 /* Takes what was pushed since the last collection. */
 static void take_dirty(void)
 {
-    struct page **link = &dirty_new;
+    struct page *page;
 
-    /* The latest come first: what is new is more likely to be garbage than what an earlier collection had no time for. */
-    while (*link)
-        link = &(*link)->new_next;
-    *link = new_pages;
-    new_pages = dirty_new;
-    dirty_new = NULL;
-
-    for (link = &dirty_noted; *link;)
-        link = &(*link)->noted_next;
-    *link = noted_pages;
-    noted_pages = dirty_noted;
-    dirty_noted = NULL;
+    while ((page = dirty_new) != NULL) {
+        dirty_new = page->new_next;
+        append_new(&new_pages, page);
+    }
+    while ((page = dirty_noted) != NULL) {
+        dirty_noted = page->noted_next;
+        append_noted(page);
+    }
 }
 
 /* --- candidates -------------------------------------------------------------------------------------- */
@@ -146,33 +180,46 @@ static size_t add_new(struct trial *trial, struct page *page)
     return trial->members - before;
 }
 
+/* Puts the page into `open` if blocks of it are still to be handed out; else it is no longer in any list of new ones. */
+static void is_through_new(struct pages *open, struct page *page)
+{
+    if (is_in_use(page) && page->free)
+        append_new(open, page);
+    else
+        page->in_new = false;
+}
+
+static void put_back_new(struct pages *open)
+{
+    struct page *page;
+
+    while ((page = take_new(open)) != NULL)
+        append_new(&new_pages, page);
+}
+
 size_t sets_young(struct trial *trial, const struct sets_limit *limit)
 {
-    struct page **link = &new_pages, *page;
+    struct pages open = {NULL, NULL};
+    struct page *page;
     size_t looked = 0;
 
     take_dirty();
     trial->keep = KEEP_YOUNG;
-    while ((page = *link) != NULL && looked < limit->objects) {
-        size_t found = 0;
-
+    while (looked < limit->objects && (page = take_new(&new_pages)) != NULL) {
         if (is_in_use(page)) {
-            found = add_new(trial, page);
+            size_t found = add_new(trial, page);
+
             looked += found + page_object_count(page) / 16; /* others are passed over fast */
             /* Blocks that are still to be handed out would become new objects behind our back; if none did since the last
              * time, they are put back. */
             if (found == 0)
                 heap_unhand(page);
         }
-        if (is_in_use(page) && page->free) {
-            link = &page->new_next;
-        } else {
-            page->in_new = false;
-            *link = page->new_next;
-        }
+        is_through_new(&open, page);
     }
+    store_relaxed(&young_left, new_pages.first != NULL);
+    put_back_new(&open);
     trial_count(trial);
-    store_relaxed(&young_left, page != NULL);
     return looked;
 }
 
@@ -259,7 +306,7 @@ static bool explore(struct exploration *e, ouro_object *candidate)
 static void mark_cut(struct page *page, const ouro_object *o)
 {
     map_set(page_cut(page), o);
-    cut_count++;
+    store_relaxed(&cut_count, cut_count + 1);
     if (!page->in_cut) {
         page->in_cut = true;
         page->cut_next = cut_pages;
@@ -267,23 +314,27 @@ static void mark_cut(struct page *page, const ouro_object *o)
     }
 }
 
-/* False: the limit was reached. */
+/* False: the limit was reached. Bits of what has died are looked at, too, so they count. */
 static bool explore_page(struct exploration *e, struct page *page, size_t limit, size_t *looked)
 {
     uint64_t *candidates = page_candidates(page);
 
+    ++*looked;
     for (size_t word = 0; word < MAP_WORDS; word++) {
         ouro_object *o;
 
-        while ((o = take_bit(page, candidates, word)) != NULL) {
-            if (*looked >= limit) {
-                map_set(candidates, o);
-                taken--;
+        while (candidates[word]) {
+            if (*looked >= limit)
                 return false;
-            }
+            size_t before = taken;
+
+            o = take_bit(page, candidates, word);
+            *looked += taken - before;
+            if (!o)
+                break;
             if (!explore(e, o))
                 mark_cut(page, o);
-            *looked += e->count + 1;
+            *looked += e->count;
         }
     }
     return true;
@@ -300,13 +351,12 @@ size_t sets_old(struct trial *trial, const struct sets_limit *limit)
     e.visitor.fields = explore_fields;
     e.trial = trial;
     e.cap = limit->cap < CAP_MAX ? limit->cap : CAP_MAX;
-    while ((page = noted_pages) != NULL) {
+    while ((page = noted_pages.first) != NULL) {
         if (!is_in_use(page))
             map_empty(page_candidates(page));
         else if (!explore_page(&e, page, limit->objects, &looked))
             break;
-        page->in_noted = 0;
-        noted_pages = page->noted_next;
+        remove_first_noted();
     }
     trial_count(trial);
     store_relaxed(&old_left, page != NULL);
@@ -417,18 +467,15 @@ static void reach_new(struct trial *trial, struct page *page)
 static void leave_new_pages(void (*each)(struct trial *trial, struct page *page),
                             struct trial *trial)
 {
-    struct page **link = &new_pages, *page;
+    struct pages open = {NULL, NULL};
+    struct page *page;
 
-    while ((page = *link) != NULL) {
+    while ((page = take_new(&new_pages)) != NULL) {
         if (is_in_use(page))
             each(trial, page);
-        if (is_in_use(page) && page->free) {
-            link = &page->new_next;
-        } else {
-            page->in_new = false;
-            *link = page->new_next;
-        }
+        is_through_new(&open, page);
     }
+    put_back_new(&open);
     store_relaxed(&young_left, false);
 }
 
@@ -437,9 +484,8 @@ static void leave_noted_pages(void (*each)(struct trial *trial, struct page *pag
 {
     struct page *page;
 
-    while ((page = noted_pages) != NULL) {
-        noted_pages = page->noted_next;
-        page->in_noted = 0;
+    while ((page = noted_pages.first) != NULL) {
+        remove_first_noted();
         if (is_in_use(page))
             each(trial, page, page_candidates(page));
         else
@@ -453,7 +499,7 @@ static void leave_noted_pages(void (*each)(struct trial *trial, struct page *pag
         else
             map_empty(page_cut(page));
     }
-    cut_count = 0;
+    store_relaxed(&cut_count, (size_t)0);
     store_relaxed(&old_left, false);
 }
 
@@ -521,7 +567,7 @@ void sets_full_done(void)
 
 size_t sets_cut_count(void)
 {
-    return cut_count;
+    return load_relaxed(&cut_count);
 }
 
 size_t sets_taken(void)

@@ -34,7 +34,7 @@ void sets_kept(ouro_object *o, bool examined);
 /* Puts an object that is a candidate into the map. */
 void sets_note(struct page *page, ouro_object *o);
 
-/* In a stopped world: candidates that were cut, about. */
+/* Candidates that were cut, about. By anyone. */
 size_t sets_cut_count(void);
 
 /* How many candidates have been taken out of the maps since the start. */

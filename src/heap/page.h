@@ -119,7 +119,7 @@ struct area {
         64) uint64_t hints[AREA_PAGES][MAP_WORDS]; /* [atomic] blocks to look at: object/merge.c */
     alignas(64) uint64_t condemned[AREA_PAGES][MAP_WORDS];   /* [collector] */
     alignas(64) uint64_t candidates[AREA_PAGES][MAP_WORDS];  /* [atomic] object/note.c */
-    alignas(64) uint64_t cut[AREA_PAGES][MAP_WORDS];         /* [collector] gc/old.c */
+    alignas(64) uint64_t cut[AREA_PAGES][MAP_WORDS];         /* [collector] gc/sets.c */
     alignas(64) uint64_t finalizable[AREA_PAGES][MAP_WORDS]; /* [lock: queue] object/finalize.c */
 };
 
