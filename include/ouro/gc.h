@@ -120,6 +120,8 @@ OURO_API void ouro_gc_get_threshold(size_t *objects, unsigned *percent);
 #define OURO_GC_PRINT_GARBAGE \
     2u /* a line on standard error for each object that is destroyed by one, or kept */
 #define OURO_GC_SAVE 4u /* what would be destroyed is kept instead, see ouro_gc_each_saved() */
+#define OURO_GC_VERIFY \
+    8u /* each collection looks whether all counts are right, and whether it has decided right; costs time and memory */
 OURO_API void ouro_gc_set_debug(unsigned flags);
 OURO_API unsigned ouro_gc_get_debug(void);
 

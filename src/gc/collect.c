@@ -12,6 +12,7 @@
 #include "gc/dissolve.h"
 #include "gc/schedule.h"
 #include "gc/trial.h"
+#include "gc/verify.h"
 #include "heap/heap.h"
 #include "object/death.h"
 #include "object/finalize.h"
@@ -254,6 +255,7 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     unsigned debugging = debug_flags();
     uint64_t start = os_now_ns();
     info.stop_ns = world_stop(self);
+    verify_heap_stopped(); /* not part of the pause: that is to be what it is without */
     uint64_t stopped = os_now_ns();
     result.net_new = (int64_t)schedule_net_new();
     trial_begin(&trial, self);
@@ -268,6 +270,7 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
         note_sheds();
     grace_in_stopped_world();
     result.pause_ns = info.pause_ns = os_now_ns() - stopped;
+    verify_decision_stopped(self, kind);
     world_start(self);
 
     if (OURO_UNLIKELY(debugging & OURO_GC_PRINT_GARBAGE))
