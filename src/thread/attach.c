@@ -192,9 +192,10 @@ void seat_safepoint(struct seat *self, bool explicit_point)
         /* [S1] nothing hangs on it: RETIRE is set and cleared by this thread alone */
         fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_RETIRE);
         thread_hooks.retire(self);
-    } else if (quiesced) {
-        thread_hooks.quiesced(self);
     }
+    /* Also after that, which trusts a relaxed load: others may rely on who has acknowledged. */
+    if (quiesced)
+        thread_hooks.quiesced(self);
     /* Not for ever, if others put in more all the time, and not while the world is to stop: what is left is found at the
      * next safepoint. */
     for (int drains = 0, periods = 0; drains < DRAINS && !seat_stop_wanted(self); drains++) {
