@@ -1,9 +1,8 @@
 /*
  * object/finalize.c - the queue of finalizers and weak callbacks: user code that runs because something has died.
  *
- * The queue must never fail and needs no memory: callbacks are linked through the weak references; an object that waits for
- * its finalizer has its bit in the map of its page, and pages that have bits are linked.  What waits is held by a
- * reference, the queue's, so it is neither dead nor garbage, and nor is what it refers to.
+ * The queue must never fail and needs no memory (object/jobs.c).  What waits is held by a reference, the queue's, so it is
+ * neither dead nor garbage, and nor is what it refers to.
  *
  *    queued   at death: by who has the last reference, which becomes the queue's     in a stopped world: by the collector
  *    run      FINALIZED is set, then `finalize` is called, then the reference is dropped: if it was the last, that is the end
@@ -18,8 +17,8 @@
 #include "object/finalize.h"
 
 #include "base/os.h"
-#include "heap/page.h"
 #include "object/count.h"
+#include "object/jobs.h"
 #include "object/type.h"
 #include "object/weak.h"
 
@@ -31,8 +30,6 @@
 enum { AT_A_SAFEPOINT = 256 };
 
 static mutex queue = MUTEX_INIT;
-static struct page *first_page, *last_page;         /* [lock: queue] pages with bits */
-static ouro_weakref *first_call, *last_call;        /* [lock: queue] */
 static size_t waiting;                              /* [lock: queue] W, relaxed R */
 static size_t at_work;                              /* [lock: queue] being run */
 static uint32_t mode = OURO_FINALIZE_AT_SAFEPOINTS; /* [lock: queue] W, relaxed R */
@@ -107,25 +104,11 @@ bool finalize_is_due(const ouro_object *o)
     return type_of(o)->finalize && !(load_relaxed(&o->ouro.flags) & OURO_FLAG_FINALIZED);
 }
 
-static void put_locked(ouro_object *o)
-{
-    struct page *page = page_of(o);
-    uint32_t granule = granule_of(o);
-
-    page_finalizable(page)[granule / 64] |= (uint64_t)1 << granule % 64;
-    store_relaxed(&waiting, waiting + 1);
-    if (page->finalizable)
-        return;
-    page->finalizable = true;
-    page->finalizable_next = NULL;
-    *(last_page ? &last_page->finalizable_next : &first_page) = page;
-    last_page = page;
-}
-
 static void put(ouro_object *o)
 {
     mutex_lock(&queue);
-    put_locked(o);
+    jobs_put_object_locked(o);
+    store_relaxed(&waiting, waiting + 1);
     mutex_unlock(&queue);
 }
 
@@ -150,49 +133,11 @@ void finalize_queue_garbage(ouro_object *o)
 
 void finalize_queue_calls(struct seat *self, ouro_weakref *first)
 {
-    ouro_weakref *last = first;
-    size_t count = 1;
-
-    for (; last->next; last = last->next)
-        count++;
     mutex_lock(&queue);
-    *(last_call ? &last_call->next : &first_call) = first;
-    last_call = last;
+    size_t count = jobs_put_calls_locked(first);
     store_relaxed(&waiting, waiting + count);
     mutex_unlock(&queue);
     finalize_announce(self);
-}
-
-static ouro_object *take_call_locked(void)
-{
-    ouro_weakref *ref = first_call;
-
-    first_call = ref->next;
-    if (!first_call)
-        last_call = NULL;
-    ref->next = NULL;
-    return (ouro_object *)&ref->ouro;
-}
-
-static ouro_object *take_object_locked(void)
-{
-    struct page *page = first_page;
-    uint64_t *map = page_finalizable(page);
-    size_t word = 0;
-
-    while (!map[word])
-        word++;
-    size_t granule = word * 64 + (size_t)__builtin_ctzll(map[word]);
-    map[word] &= map[word] - 1;
-    while (word < MAP_WORDS && !map[word])
-        word++;
-    if (word == MAP_WORDS) {
-        page->finalizable = false;
-        first_page = page->finalizable_next;
-        if (!first_page)
-            last_page = NULL;
-    }
-    return (ouro_object *)(void *)(page->start + granule * GRANULE);
 }
 
 /* The next job, with its reference; NULL: nothing waits. */
@@ -202,7 +147,7 @@ static ouro_object *take(void)
 
     mutex_lock(&queue);
     if (waiting) {
-        o = first_call ? take_call_locked() : take_object_locked();
+        o = jobs_take_locked();
         store_relaxed(&waiting, waiting - 1);
         at_work++;
     }
