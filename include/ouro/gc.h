@@ -63,9 +63,11 @@ OURO_BEGIN_DECLS
 /*
  * Examines all tracked objects and destroys those that are garbage. Returns how many. If another thread is
  * collecting, waits for that one first, detached. Then runs the finalizers and callbacks that wait (unless the program runs them only on request, or
- * the caller holds a lock), and begins again, until there are none, a hundred times at most. In a callback or a
- * `destroy`: returns 0 at once; in a finalizer: collects once. Runs `destroy` of what it
- * found and the callbacks. Attached; a safepoint.
+ * the caller holds a lock), and begins again, as long as this thread or its collections have queued others, a hundred
+ * times at most. If finalizers have a thread of the library's own it waits, detached, until that has done as many as were
+ * queued. In a callback or a `destroy`: returns 0 at once; in a finalizer: collects once. Runs `destroy` of what it
+ * found and the collector's callbacks, also if the caller holds an Ouro lock: they must not want that one. Attached; a
+ * safepoint.
  */
 OURO_API size_t ouro_collect(void);
 

@@ -29,6 +29,7 @@
 enum {
     CALLBACKS_MAX = 32,
     COLLECT_ROUNDS = 100,       /* of collecting and running finalizers that one call may take */
+    SHUTDOWN_ROUNDS = 100,      /* of such calls */
     KEEP_EMPTY_PAGES = 64,      /* of a seat, at a collection; and an eighth of what it uses */
     KEEP_EMPTY_BYTES = 8 << 20, /* free, of all, and what was used since the last collection */
 };
@@ -271,12 +272,13 @@ size_t ouro_collect(void)
         return 0;
     seat_may_pass(self, "ouro_collect()");
     size_t collected = 0;
+    uint64_t seen = finalize_seen(self);
     for (int round = 0; round < COLLECT_ROUNDS; round++) {
         collect_claim_wait(self);
         struct trial trial = collect(self, OURO_GC_REQUESTED);
         collect_claim_release();
         collected += trial.garbage;
-        if (finalize_all(self, trial.queued) == 0)
+        if (!finalize_all(self, &seen))
             break;
     }
     return collected;
@@ -306,12 +308,20 @@ ouro_status ouro_shutdown(void)
     REQUIRE(!self->collecting && !self->finalizing,
             "ouro_shutdown() in a callback of the collector, a finalizer, or a callback of a weak "
             "reference");
+    REQUIRE(
+        self->held_count == 0,
+        "ouro_shutdown() by the thread \"%s\", which holds a lock: finalizers would not be run; "
+        "ouro_unlock() first",
+        self->name);
     finalize_shutdown();
     if (!seat_close_registry())
         return OURO_BUSY;
-    do
+    /* Finalizers and `destroy` may make new garbage for ever. */
+    for (int round = 0; round < SHUTDOWN_ROUNDS; round++) {
         ouro_synchronize();
-    while (ouro_collect() > 0 || retire_waits(self));
+        if (ouro_collect() == 0 && !retire_waits(self))
+            break;
+    }
     return OURO_OK;
 }
 
