@@ -12,6 +12,7 @@
  *   - in a thread of the library's own;
  *
  * as the program chooses.  So don't call the three while holding a lock of your own that a finalizer takes, too.
+ * If a thread ends inside of one that one has run; the library's own thread must not be ended.
  *
  * Which thread runs one is not specified, nor is the order of those that wait at the same time.  But what an object refers to
  * is alive while its finalizer waits and runs, so if nothing else holds it, and it is in no cycle, its own finalizer runs after that.
@@ -31,9 +32,10 @@ typedef enum ouro_finalizer_mode {
 OURO_BEGIN_DECLS
 
 /*
- * Who runs finalizers and callbacks of weak references from now on. The library's own thread is started, or ended when it has
- * finished the one it is at. OURO_NO_MEMORY, OURO_LIMIT: it could not be started, and the mode is what it was; OURO_SHUTDOWN: likewise,
- * since ouro_shutdown() has begun. OURO_BUSY: another thread is changing the mode. OURO_INVALID: no such mode. Any thread but in a finalizer or callback; a safepoint if
+ * Who runs finalizers and callbacks of weak references: when this returns none begins any more in another mode's way, those that
+ * have begun go on. The library's own thread is started, or ended when it has finished the one it is at, so don't hold a
+ * lock that a finalizer takes. It has all signals blocked. OURO_NO_MEMORY, OURO_LIMIT: it could not be started, and the mode is what it was; OURO_SHUTDOWN: likewise,
+ * since ouro_shutdown() has begun. OURO_BUSY: another thread is changing the mode. OURO_INVALID: no such mode. Any thread, but not in a finalizer or a callback, of the collector either; a safepoint if
  * attached.
  */
 OURO_API OURO_NODISCARD ouro_status ouro_finalizer_set_mode(ouro_finalizer_mode mode);

@@ -86,11 +86,13 @@ OURO_BEGIN_DECLS
 
 /*
  * Finds all garbage and destroys it: examines the new objects, the candidates, and all that these reach. (References that
- * were moved without being counted or noted can hide some: see ouro_note(), and ouro_collect_kind(OURO_GC_FULL).) Returns
- * how many. If another thread is collecting, waits for that one first, detached. Then runs the finalizers and callbacks that wait (unless the program runs them only on request, or
- * the caller holds a lock), and begins again, until there are none, a hundred times at most. In a callback or a
- * `destroy`: returns 0 at once; in a finalizer: collects once. Runs `destroy` of what it
- * found and the callbacks. Attached; a safepoint.
+ * were moved without being counted or noted can hide some: see ouro_note(), and ouro_collect_kind(OURO_GC_FULL).) Returns how many. If another thread is
+ * collecting, waits for that one first, detached. Then runs the finalizers and callbacks that wait (unless the program runs them only on request, or
+ * the caller holds a lock), and begins again, as long as this thread or its collections have queued others, a hundred
+ * times at most. If finalizers have a thread of the library's own it waits, detached, until that has done as many as were
+ * queued. In a callback or a `destroy`: returns 0 at once; in a finalizer: collects once. Runs `destroy` of what it
+ * found and the collector's callbacks, also if the caller holds an Ouro lock: they must not want that one. Attached; a
+ * safepoint.
  */
 OURO_API size_t ouro_collect(void);
 

@@ -122,7 +122,7 @@ OURO_API uint32_t ouro_refcount(const ouro_object *o);
 
 /*
  * True if the caller's reference is known to be the only one and nothing refers to the object weakly, so that
- * nobody else can reach it. False if another thread owns the object, since only that one can tell. What others did to it before they dropped their references has then happened.
+ * nobody else can reach it. False if another thread owns the object, since only that one can tell, and for a weak reference, which others may find by its target. What others did to it before they dropped their references has then happened.
  * Attached; never a safepoint.
  */
 OURO_API bool ouro_is_unique(const ouro_object *o);

@@ -82,9 +82,10 @@ OURO_API void ouro_set_watchdog(unsigned milliseconds);
 
 /*
  * Ends the use of the library. From now on no thread can register. If the caller is the only registered thread,
- * garbage is collected and OURO_OK returned; what is alive then is what the program leaks, see ouro_memory_stats().
+ * garbage is collected, finalizers are run, and so on until there is no more of either (a hundred calls of ouro_collect() at most,
+ * should they make it for ever), and OURO_OK returned; what is alive then is what the program leaks, see ouro_memory_stats().
  * Otherwise OURO_BUSY: call it again when the others have ended. The caller stays registered, and everything else
- * goes on working. Attached; a safepoint that may run `destroy` and the collector's callbacks.
+ * goes on working. Attached, holding no Ouro lock; a safepoint that may run `destroy`, finalizers and the collector's callbacks.
  */
 OURO_API ouro_status ouro_shutdown(void);
 

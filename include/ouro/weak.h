@@ -77,6 +77,13 @@ inline ouro_weakref *ouro_weakref_new_callback(T *target, ouro_weakref_callback 
     ouro_object *o = argument ? ouro_object_of(argument) : nullptr;
     return ouro_weakref_new_callback(ouro_object_of(target), callback, o);
 }
+template <class T>
+inline ouro_weakref *ouro_weakref_new_callback(T *target, ouro_weakref_callback callback,
+                                               decltype(nullptr))
+{
+    ouro_object *none = nullptr;
+    return ouro_weakref_new_callback(ouro_object_of(target), callback, none);
+}
 template <class T> inline size_t ouro_weakref_count(const T *target)
 {
     return ouro_weakref_count(ouro_object_of(target));
@@ -89,7 +96,11 @@ inline size_t ouro_weakref_list(const T *target, ouro_weakref **refs, size_t cap
 #else
 #define ouro_weakref_new(p) (ouro_weakref_new)(OURO_OF(p))
 #define ouro_weakref_new_callback(p, callback, argument) \
-    (ouro_weakref_new_callback)(OURO_OF(p), (callback), (argument))
+    (ouro_weakref_new_callback)(OURO_OF(p), (callback), OURO_WEAKREF_ARGUMENT(argument))
+/* A pointer to any object, or a `void *`, as NULL is one. */
+#define OURO_WEAKREF_ARGUMENT(p) \
+    _Generic(&_Generic((p), void *: (ouro_object *)0, default: (p))->ouro, ouro_header * : ( \
+        ouro_object *)(void *)(p))
 #define ouro_weakref_count(p) (ouro_weakref_count)(OURO_OF_CONST(p))
 #define ouro_weakref_list(p, refs, capacity) \
     (ouro_weakref_list)(OURO_OF_CONST(p), (refs), (capacity))

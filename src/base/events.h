@@ -33,6 +33,7 @@ enum event {
     EVENT_WEAK_REFUSED, /* a weak get met a target that had just died */
     EVENT_WEAK_GIVEN_BACK, /* a weak get counted a target that had been cleared meanwhile, and gave it back */
     EVENT_WEAK_CALL,    /* the callback of a weak reference was called */
+    EVENT_JOB_QUEUED,   /* a finalizer, or the callback of a weak reference, was queued */
     EVENT_FINALIZED,    /* a finalizer was run */
     EVENT_BLOCK_WAITED, /* the block of a weakly referenced object was freed after a grace period */
     EVENT_LOCK_WAIT,    /* a thread had to wait for an object's lock */

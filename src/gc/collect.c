@@ -30,6 +30,7 @@
 enum {
     CALLBACKS_MAX = 32,
     COLLECT_ROUNDS = 100,       /* of collecting and running finalizers that one call may take */
+    SHUTDOWN_ROUNDS = 100,      /* of such calls */
     KEEP_EMPTY_PAGES = 64,      /* of a seat, at a collection; and an eighth of what it uses */
     KEEP_EMPTY_BYTES = 8 << 20, /* free, of all, and what was used since the last collection */
 };
@@ -341,12 +342,14 @@ size_t ouro_collect(void)
 {
     struct seat *self = may_collect("ouro_collect()");
     size_t collected = 0;
-
-    for (int round = 0; self && round < COLLECT_ROUNDS; round++) {
+    if (!self)
+        return 0;
+    uint64_t seen = finalize_seen(self);
+    for (int round = 0; round < COLLECT_ROUNDS; round++) {
         struct trial trial = collect_requested(self, OURO_GC_DEEP, no_limit);
 
         collected += trial.garbage;
-        if (finalize_all(self, trial.queued) == 0)
+        if (!finalize_all(self, &seen))
             break;
     }
     return collected;
@@ -409,12 +412,20 @@ ouro_status ouro_shutdown(void)
     REQUIRE(!self->collecting && !self->finalizing,
             "ouro_shutdown() in a callback of the collector, a finalizer, or a callback of a weak "
             "reference");
+    REQUIRE(
+        self->held_count == 0,
+        "ouro_shutdown() by the thread \"%s\", which holds a lock: finalizers would not be run; "
+        "ouro_unlock() first",
+        self->name);
     finalize_shutdown();
     if (!seat_close_registry())
         return OURO_BUSY;
-    do
+    /* Finalizers and `destroy` may make new garbage for ever. */
+    for (int round = 0; round < SHUTDOWN_ROUNDS; round++) {
         ouro_synchronize();
-    while (ouro_collect() > 0 || retire_waits(self));
+        if (ouro_collect() == 0 && !retire_waits(self))
+            break;
+    }
     return OURO_OK;
 }
 

@@ -73,9 +73,8 @@ void debug_print_saved(const ouro_object *o)
 
 static struct seat *enter(const char *what)
 {
-    struct seat *self = seat_required(what);
+    struct seat *self = seat_at_safepoint(what);
 
-    REQUIRE(!self->in_destroy, "%s in a type's destroy: it may not pass a safepoint", what);
     world_stop(self);
     return self;
 }

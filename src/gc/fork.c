@@ -154,6 +154,8 @@ static void vanish(struct seat *self, struct seat *seat)
     seat->has_world = false;
     seat->collecting = false;
     seat->finalizing = false;
+    seat->has_queued = false;
+    seat->job = NULL;
     seat->reading = 0;
     lock_abandon(seat);
 }

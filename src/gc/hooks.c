@@ -41,6 +41,7 @@ const struct thread_hooks thread_hooks = {
     .waiting = waiting,
     .flush = heap_flush,
     .pass_on = finalize_pass_on,
+    .abandon = finalize_abandon,
     .finalize = finalize_some,
     .collect = collect_automatic,
 };

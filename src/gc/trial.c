@@ -310,9 +310,8 @@ static void clear_weak(struct seat *self, struct trial *trial, ouro_object *o)
 
 static void queue_finalizer(struct seat *self, struct trial *trial, ouro_object *o)
 {
-    (void)self;
     if (finalize_is_due(o)) {
-        finalize_queue_garbage(o);
+        finalize_queue_garbage(self, o);
         trial->queued++;
     }
 }
@@ -334,11 +333,11 @@ static void queue_finalizers(struct seat *self, struct trial *trial)
 {
     each_garbage(self, trial, clear_weak);
     each_garbage(self, trial, queue_finalizer);
+    finalize_announce(self);
     if (trial->queued == 0)
         return;
     each_garbage(self, trial, keep_queued);
     mark_rest(self, trial);
-    finalize_announce(self);
 }
 
 static void save(struct seat *self, struct trial *trial, ouro_object *o)

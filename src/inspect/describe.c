@@ -63,6 +63,7 @@ size_t ouro_describe(const void *bytes, char *text, size_t size)
         {OURO_FLAG_FROZEN, " FROZEN"},
         {OURO_FLAG_GARBAGE, " GARBAGE"},
         {OURO_FLAG_UNTRACKED, " UNTRACKED"},
+        {OURO_FLAG_SAVED, " SAVED"},
     };
     ouro_header_info info;
     char owner[32], count[32], set[96] = "";

@@ -7,6 +7,7 @@
 #include "object/merge.h"
 #include "object/note.h"
 #include "object/type.h"
+#include "object/weak.h"
 
 enum {
     SHARED_LIMIT = 1 << 26, /* references; more, and the object is immortal */
@@ -153,7 +154,8 @@ bool(ouro_is_unique)(const ouro_object *o)
     uint32_t s = load_acquire(&o->ouro.shared);
     if (OURO_OWNED_ID(w) == self->id)
         return OURO_OWNED_COUNT(w) == 1 && s == 0;
-    return OURO_OWNED_ID(w) == OURO_ID_MERGED && s == (OURO_SHARED_ONE | OURO_MERGED);
+    return OURO_OWNED_ID(w) == OURO_ID_MERGED && s == (OURO_SHARED_ONE | OURO_MERGED) &&
+           !weak_is_reference(o);
 }
 
 void(ouro_immortalize)(ouro_object *o)

@@ -1,25 +1,34 @@
 /*
  * object/finalize.c - the queue of finalizers and weak callbacks: user code that runs because something has died.
  *
- * The queue must never fail and needs no memory: callbacks are linked through the weak references; an object that waits for
- * its finalizer has its bit in the map of its page, and pages that have bits are linked.  What waits is held by a
- * reference, the queue's, so it is neither dead nor garbage, and nor is what it refers to.
+ * The queue must never fail and needs no memory (object/jobs.c).  What waits is held by a reference, the queue's, so it is
+ * neither dead nor garbage, and nor is what it refers to.
  *
  *    queued   at death: by who has the last reference, which becomes the queue's     in a stopped world: by the collector
  *    run      FINALIZED is set, then `finalize` is called, then the reference is dropped: if it was the last, that is the end
  *
- * Who runs it: the thread that has queued something sets FINALIZE in its own word, and its next explicit safepoint
- * looks.  If it leaves before, it passes the bit on to another attached thread; if there is none, the next one that
- * attaches finds that something waits.  The scan for another thread is by read-modify-writes, as that of a grace period is:
- * a thread that attaches after it sees what was queued before it.
+ * Who runs it, if threads are to do so at their safepoints:
+ *
+ *    announce   who has queued something sets FINALIZE in its own word; its next explicit safepoint looks
+ *    pass on    if it leaves before, or inside of the first finalizer of several, it sets FINALIZE in all other words
+ *    look       who sees FINALIZE clears it and takes one job after the other until none waits; who attaches sees for himself
+ *
+ * So what waits is always known to all that are attached, or to one that is attached and will look or pass it on.  That is
+ * why who leaves need not pass on what came from others.  The scan is by read-modify-writes, as that of a grace period
+ * is: a thread that attaches after it sees what was queued before it.
+ *
+ * A job is given out under the mutex, to who may have it in the mode of that moment: when a change of the mode is
+ * through nobody begins anything in the old one.
+ *
+ * What may surprise: a thread may end inside of a finalizer.  That one counts as run, and the queue's reference is dropped.
  *
  * docs/internals/finalizers.md
  */
 #include "object/finalize.h"
 
 #include "base/os.h"
-#include "heap/page.h"
 #include "object/count.h"
+#include "object/jobs.h"
 #include "object/type.h"
 #include "object/weak.h"
 
@@ -27,30 +36,37 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 
 enum { AT_A_SAFEPOINT = 256 };
 
+/* Who asks for a job. */
+enum taker { TAKER_SAFEPOINT, TAKER_REQUEST, TAKER_THREAD };
+
 static mutex queue = MUTEX_INIT;
-static struct page *first_page, *last_page;         /* [lock: queue] pages with bits */
-static ouro_weakref *first_call, *last_call;        /* [lock: queue] */
-static size_t waiting;                              /* [lock: queue] W, relaxed R */
-static size_t at_work;                              /* [lock: queue] being run */
+static size_t waiting;       /* [lock: queue] W, relaxed R */
+static uint64_t ever_queued; /* [lock: queue] jobs */
+static uint64_t ever_done;   /* [lock: queue] */
+static uint64_t awaited =
+    UINT64_MAX; /* [lock: queue] the ever_done that somebody waits for, the least */
 static uint32_t mode = OURO_FINALIZE_AT_SAFEPOINTS; /* [lock: queue] W, relaxed R */
 static bool changing;                               /* [lock: queue] somebody changes the mode */
 static bool closed; /* [lock: queue] no thread may be started any more */
 
 /* The library's own thread. */
-static pthread_t thread; /* who changes the mode */
-static bool thread_ends; /* [lock: queue] */
+static pthread_t thread;         /* who changes the mode */
+static struct seat *thread_seat; /* [lock: queue] */
+static bool thread_ends;         /* [lock: queue] */
 static uint32_t
-    thread_signal;           /* [atomic] [F1] a number that changes when there is something to do */
-static uint32_t idle_signal; /* [atomic] [F1] a number that changes when nothing is left */
+    thread_signal; /* [atomic] [F1] a number that changes when there is something to do */
+static uint32_t
+    idle_signal; /* [atomic] [F1] a number that changes when what somebody waits for is done */
 
 /* --- who is to look ---------------------------------------------------------------------------------- */
 
 static void signal_change(uint32_t *word)
 {
-    /* [F1] release: what was queued, or that nothing is left, is under the mutex; the number only says: look again */
+    /* [F1] release: what was queued, or done, is under the mutex; the number only says: look again */
     fetch_add_acq_rel(word, 1u);
     os_futex_wake(word, 1 << 20);
 }
@@ -62,16 +78,23 @@ static void set_own_bit(struct seat *self)
         fetch_or_acq_rel(&self->word, SEAT_FINALIZE);
 }
 
-void finalize_announce(struct seat *self)
+/* The library's own thread sleeps only if nothing waits, and whoever is the first to change that wakes it. */
+static void announce(struct seat *self, bool first)
 {
     uint32_t how = load_relaxed(&mode);
 
-    if (load_relaxed(&waiting) == 0)
-        return;
-    if (how == OURO_FINALIZE_AT_SAFEPOINTS)
+    if (how == OURO_FINALIZE_AT_SAFEPOINTS) {
+        self->has_queued = true;
         set_own_bit(self);
-    else if (how == OURO_FINALIZE_IN_THREAD)
+    } else if (how == OURO_FINALIZE_IN_THREAD && first) {
         signal_change(&thread_signal);
+    }
+}
+
+void finalize_announce(struct seat *self)
+{
+    if (load_relaxed(&waiting))
+        announce(self, true);
 }
 
 void finalize_look(struct seat *self)
@@ -83,19 +106,17 @@ void finalize_look(struct seat *self)
 
 void finalize_pass_on(struct seat *self)
 {
-    bool found = false;
-
     if (load_relaxed(&waiting) == 0 || load_relaxed(&mode) != OURO_FINALIZE_AT_SAFEPOINTS)
         return;
     mutex_lock(&seat_registry);
-    for (uint32_t id = seat_count(); id > 0 && !found; id--) {
+    for (uint32_t id = seat_count(); id > 0; id--) {
         struct seat *seat = seat_by_id(id);
 
-        if (seat == self)
-            continue;
-        /* [S1] acq_rel: what was queued, for who attaches there later */
-        uint32_t w = fetch_or_acq_rel(&seat->word, SEAT_FINALIZE);
-        found = (w & (SEAT_ATTACHED | SEAT_WAIT)) != 0;
+        /* Relaxed: who still has the bit will clear it, and then look under the mutex. If he had looked before what
+         * is passed on was queued under it, we would not see the bit any more. */
+        if (seat != self && !(load_relaxed(&seat->word) & SEAT_FINALIZE))
+            /* [S1] acq_rel: what was queued, for who attaches there later */
+            fetch_or_acq_rel(&seat->word, SEAT_FINALIZE);
     }
     mutex_unlock(&seat_registry);
 }
@@ -107,26 +128,24 @@ bool finalize_is_due(const ouro_object *o)
     return type_of(o)->finalize && !(load_relaxed(&o->ouro.flags) & OURO_FLAG_FINALIZED);
 }
 
-static void put_locked(ouro_object *o)
+/* True if nothing waited before. */
+static bool put_locked(struct seat *self, size_t count)
 {
-    struct page *page = page_of(o);
-    uint32_t granule = granule_of(o);
+    bool first = waiting == 0;
 
-    page_finalizable(page)[granule / 64] |= (uint64_t)1 << granule % 64;
-    store_relaxed(&waiting, waiting + 1);
-    if (page->finalizable)
-        return;
-    page->finalizable = true;
-    page->finalizable_next = NULL;
-    *(last_page ? &last_page->finalizable_next : &first_page) = page;
-    last_page = page;
+    store_relaxed(&waiting, waiting + count);
+    ever_queued += count;
+    seat_event(self, EVENT_JOB_QUEUED);
+    return first;
 }
 
-static void put(ouro_object *o)
+static bool put(struct seat *self, ouro_object *o)
 {
     mutex_lock(&queue);
-    put_locked(o);
+    jobs_put_object_locked(o);
+    bool first = put_locked(self, 1);
     mutex_unlock(&queue);
+    return first;
 }
 
 void finalize_queue_dead(struct seat *self, ouro_object *o)
@@ -141,73 +160,45 @@ void finalize_queue_dead(struct seat *self, ouro_object *o)
         fetch_add_acq_rel(&o->ouro.shared, OURO_SHARED_ONE);
     else
         store_relaxed(&o->ouro.shared, OURO_SHARED_ONE | OURO_MERGED);
-    put(o);
-    finalize_announce(self);
+    announce(self, put(self, o));
 }
 
-void finalize_queue_garbage(ouro_object *o)
+void finalize_queue_garbage(struct seat *self, ouro_object *o)
 {
     store_relaxed(&o->ouro.shared, load_relaxed(&o->ouro.shared) + OURO_SHARED_ONE);
-    put(o);
+    put(self, o);
 }
 
-void finalize_queue_calls(struct seat *self, ouro_weakref *first)
+void finalize_queue_calls(struct seat *self, ouro_weakref *calls, bool stopped)
 {
-    ouro_weakref *last = first;
-    size_t count = 1;
-
-    for (; last->next; last = last->next)
-        count++;
     mutex_lock(&queue);
-    *(last_call ? &last_call->next : &first_call) = first;
-    last_call = last;
-    store_relaxed(&waiting, waiting + count);
+    bool first = put_locked(self, jobs_put_calls_locked(calls));
     mutex_unlock(&queue);
-    finalize_announce(self);
+    if (!stopped)
+        announce(self, first);
 }
 
-static ouro_object *take_call_locked(void)
+static bool may_take_locked(enum taker taker)
 {
-    ouro_weakref *ref = first_call;
-
-    first_call = ref->next;
-    if (!first_call)
-        last_call = NULL;
-    ref->next = NULL;
-    return (ouro_object *)&ref->ouro;
-}
-
-static ouro_object *take_object_locked(void)
-{
-    struct page *page = first_page;
-    uint64_t *map = page_finalizable(page);
-    size_t word = 0;
-
-    while (!map[word])
-        word++;
-    size_t granule = word * 64 + (size_t)__builtin_ctzll(map[word]);
-    map[word] &= map[word] - 1;
-    while (word < MAP_WORDS && !map[word])
-        word++;
-    if (word == MAP_WORDS) {
-        page->finalizable = false;
-        first_page = page->finalizable_next;
-        if (!first_page)
-            last_page = NULL;
+    switch (taker) {
+    case TAKER_SAFEPOINT:
+        return mode == OURO_FINALIZE_AT_SAFEPOINTS;
+    case TAKER_THREAD:
+        return mode == OURO_FINALIZE_IN_THREAD && !thread_ends;
+    default:
+        return true;
     }
-    return (ouro_object *)(void *)(page->start + granule * GRANULE);
 }
 
-/* The next job, with its reference; NULL: nothing waits. */
-static ouro_object *take(void)
+/* The next job, with its reference; NULL: nothing waits, or not for this one. */
+static ouro_object *take(enum taker taker)
 {
     ouro_object *o = NULL;
 
     mutex_lock(&queue);
-    if (waiting) {
-        o = first_call ? take_call_locked() : take_object_locked();
+    if (waiting && may_take_locked(taker)) {
+        o = jobs_take_locked();
         store_relaxed(&waiting, waiting - 1);
-        at_work++;
     }
     mutex_unlock(&queue);
     return o;
@@ -216,10 +207,11 @@ static ouro_object *take(void)
 static void done(void)
 {
     mutex_lock(&queue);
-    at_work--;
-    bool idle = at_work == 0 && waiting == 0;
+    bool wake = ++ever_done >= awaited;
+    if (wake)
+        awaited = UINT64_MAX; /* who waits for more says so again */
     mutex_unlock(&queue);
-    if (idle && load_relaxed(&mode) == OURO_FINALIZE_IN_THREAD)
+    if (wake)
         signal_change(&idle_signal);
 }
 
@@ -241,33 +233,55 @@ static void run_one(struct seat *self, ouro_object *o)
     REQUIRE(self->held_count == 0,
             "a finalizer, or a callback of a weak reference, has returned with a lock that it has "
             "not given back: ouro_unlock() it");
+    REQUIRE(!self->has_world,
+            "a finalizer, or a callback of a weak reference, has returned with the world stopped: "
+            "ouro_world_start() first");
+    REQUIRE(self->reading == 0,
+            "a finalizer, or a callback of a weak reference, has returned in a read scope: "
+            "ouro_read_end() first");
+    self->job = NULL;
     (ouro_decref)(o);
 }
 
-/* At most `limit` jobs; stops early if nothing waits. */
-static size_t run(struct seat *self, size_t limit)
+/* At most `limit` jobs; stops early if nothing waits, or not for this one any more. */
+static size_t run(struct seat *self, enum taker taker, size_t limit)
 {
     size_t count = 0;
     ouro_object *o;
 
-    self->finalizing = true;
-    while (count < limit && (o = take()) != NULL) {
+    while (count < limit && (o = take(taker)) != NULL) {
+        self->finalizing = true;
+        self->job = o;
         run_one(self, o);
+        self->finalizing = false;
         done();
         count++;
         seat_poll(self);
     }
-    self->finalizing = false;
     return count;
 }
 
+/* The mode is looked at under the mutex, see finalize_pass_on(). */
 void finalize_some(struct seat *self)
 {
-    if (load_relaxed(&mode) != OURO_FINALIZE_AT_SAFEPOINTS)
-        return;
-    run(self, AT_A_SAFEPOINT);
-    if (load_relaxed(&waiting))
-        set_own_bit(self);
+    run(self, TAKER_SAFEPOINT, AT_A_SAFEPOINT);
+    finalize_announce(self); /* the rest */
+}
+
+void finalize_abandon(struct seat *self)
+{
+    ouro_object *o = self->job;
+
+    mutex_lock(&queue);
+    bool own = self == thread_seat;
+    mutex_unlock(&queue);
+    REQUIRE(!own, "a finalizer, or a callback of a weak reference, has ended the library's own "
+                  "thread: it may not end the thread that it runs in");
+    self->finalizing = false;
+    self->job = NULL;
+    if (o)
+        (ouro_decref)(o);
+    done();
 }
 
 size_t ouro_run_finalizers(void)
@@ -276,46 +290,62 @@ size_t ouro_run_finalizers(void)
 
     if (self->in_destroy || !seat_may_run_user_code(self))
         return 0;
-    REQUIRE(!self->has_world,
-            "ouro_run_finalizers() by the thread \"%s\", which has stopped the world: "
-            "ouro_world_start() first",
-            self->name);
+    seat_may_pass(self, "ouro_run_finalizers()");
     seat_safepoint(self, false); /* what has died elsewhere may be waiting */
-    return run(self, load_relaxed(&waiting));
+    return run(self, TAKER_REQUEST, load_relaxed(&waiting));
 }
 
-/* Waits until the library's own thread has nothing left. */
+/* Waits until as many jobs are done as had been queued at the call. Mostly it is those: but callbacks overtake finalizers,
+ * and others may run jobs beside the library's own thread. To wait until nothing is left might be for ever. */
 static void await_thread(struct seat *self)
 {
+    uint64_t wanted = UINT64_MAX;
+
     for (;;) {
         /* [F1] acquire: before the look under the mutex; done() */
         uint32_t seen = load_acquire(&idle_signal);
 
         mutex_lock(&queue);
-        bool idle = (at_work == 0 && waiting == 0) || mode != OURO_FINALIZE_IN_THREAD;
+        if (wanted > ever_queued)
+            wanted = ever_queued;
+        bool enough = ever_done >= wanted || mode != OURO_FINALIZE_IN_THREAD;
+        if (!enough && awaited > wanted)
+            awaited = wanted;
         mutex_unlock(&queue);
-        if (idle)
+        if (enough)
             return;
         seat_detach(self);
-        os_futex_wait(&idle_signal, seen, 100000000);
+        os_futex_wait(&idle_signal, seen, 0);
         seat_attach(self);
     }
 }
 
-size_t finalize_all(struct seat *self, size_t queued)
+uint64_t finalize_seen(const struct seat *self)
 {
-    size_t count = load_relaxed(&waiting);
+    mutex_lock(&queue);
+    bool outstanding = ever_done != ever_queued;
+    mutex_unlock(&queue);
+    return outstanding ? UINT64_MAX : self->events[EVENT_JOB_QUEUED];
+}
 
+bool finalize_all(struct seat *self, uint64_t *seen)
+{
+    uint64_t queued = self->events[EVENT_JOB_QUEUED];
+    bool news = queued != *seen;
+
+    *seen = queued;
     if (!seat_may_run_user_code(self))
-        return 0;
+        return false;
     switch (load_relaxed(&mode)) {
     case OURO_FINALIZE_AT_SAFEPOINTS:
-        return run(self, count);
+        run(self, TAKER_SAFEPOINT, load_relaxed(&waiting));
+        return news;
     case OURO_FINALIZE_IN_THREAD:
-        await_thread(self); /* it may have begun, even be through with them, before we looked */
-        return count > queued ? count : queued;
+        if (news)
+            await_thread(self);
+        return news;
     default:
-        return 0;
+        return false;
     }
 }
 
@@ -341,9 +371,16 @@ static bool has_something_to_do(bool *ends)
 {
     mutex_lock(&queue);
     *ends = thread_ends;
-    bool work = waiting != 0;
+    bool work = waiting != 0 && mode == OURO_FINALIZE_IN_THREAD;
     mutex_unlock(&queue);
     return work || *ends;
+}
+
+static void set_thread_seat(struct seat *seat)
+{
+    mutex_lock(&queue);
+    thread_seat = seat;
+    mutex_unlock(&queue);
 }
 
 static void *thread_main(void *argument)
@@ -359,6 +396,7 @@ static void *thread_main(void *argument)
         return NULL;
 
     struct seat *self = seat_self;
+    set_thread_seat(self);
     for (bool ends = false;;) {
         seat_detach(self);
         for (;;) {
@@ -371,9 +409,10 @@ static void *thread_main(void *argument)
         seat_attach(self);
         if (ends)
             break;
-        run(self, AT_A_SAFEPOINT);
+        run(self, TAKER_THREAD, AT_A_SAFEPOINT);
         seat_safepoint(self, true);
     }
+    set_thread_seat(NULL);
     ouro_thread_unregister();
     return NULL;
 }
@@ -381,9 +420,15 @@ static void *thread_main(void *argument)
 static ouro_status start_thread(void)
 {
     struct start start = {0, OURO_OK};
+    sigset_t all, before;
 
     thread_ends = false;
-    if (pthread_create(&thread, NULL, thread_main, &start))
+    /* The program's signals are none of that thread's business: they would run in a place that nobody expects. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&thread, NULL, thread_main, &start);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error)
         return OURO_NO_MEMORY;
     /* [F1] acquire: the status */
     while (!load_acquire(&start.answered))
@@ -410,12 +455,7 @@ static void set_mode(ouro_finalizer_mode how)
     mutex_unlock(&queue);
     signal_change(&thread_signal);
     signal_change(&idle_signal);
-    if (how == OURO_FINALIZE_AT_SAFEPOINTS) {
-        if (seat_attached_self)
-            finalize_look(seat_attached_self);
-        else
-            finalize_pass_on(NULL);
-    }
+    finalize_pass_on(NULL); /* if it is for them now */
 }
 
 /* Not attached. */
@@ -449,9 +489,11 @@ ouro_status ouro_finalizer_set_mode(ouro_finalizer_mode how)
     if (how != OURO_FINALIZE_AT_SAFEPOINTS && how != OURO_FINALIZE_ON_REQUEST &&
         how != OURO_FINALIZE_IN_THREAD)
         return OURO_INVALID;
-    REQUIRE(!seat_self || (!seat_self->finalizing && !seat_self->in_destroy),
-            "ouro_finalizer_set_mode() in a finalizer, a callback of a weak reference or a "
-            "type's destroy: it would wait for itself");
+    REQUIRE(!seat_self || (!seat_self->finalizing && !seat_self->collecting),
+            "ouro_finalizer_set_mode() in a finalizer, or a callback of a weak reference or of the "
+            "collector: it might wait for itself");
+    if (seat_self)
+        seat_may_pass(seat_self, "ouro_finalizer_set_mode()");
     /* The library's own thread may need to attach before it ends. */
     ouro_state before = seat_self ? ouro_detach() : OURO_STATE_UNREGISTERED;
     ouro_status status = change_mode(how, false);
@@ -492,8 +534,10 @@ void finalize_fork_parent(void)
 
 void finalize_fork_child(void)
 {
-    /* The library's own thread is not here, nor are those that were running something. */
-    at_work = seat_self && seat_self->finalizing ? 1 : 0;
+    /* The library's own thread is not here, nor are those that were running something, or waiting. */
+    ever_done = ever_queued - waiting - (seat_self && seat_self->finalizing ? 1 : 0);
+    awaited = UINT64_MAX;
+    thread_seat = NULL;
     changing = false;
     if (mode == OURO_FINALIZE_IN_THREAD)
         store_relaxed(&mode, (uint32_t)OURO_FINALIZE_AT_SAFEPOINTS);

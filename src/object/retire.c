@@ -208,6 +208,8 @@ void retire_block(struct seat *self, ouro_object *o)
     if (!self->retiring_blocks)
         self->retiring_last = o;
     death_push(&self->retiring_blocks, o);
+    /* A weak get may look at the header, nobody at the rest. Who frees a block expects no more than that either. */
+    poison((char *)o + sizeof(ouro_header), bytes_of(o) - sizeof(ouro_header));
     self->retiring_block_bytes += bytes_of(o);
     count_bytes(self, bytes_of(o));
 }

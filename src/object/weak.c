@@ -387,7 +387,7 @@ static void clear(struct seat *self, ouro_object *target, bool stopped)
     clear_list_locked(self, shard, bucket->watching, target, stopped, &end);
     mutex_unlock(&shard->lock);
     if (fired)
-        finalize_queue_calls(self, fired);
+        finalize_queue_calls(self, fired, stopped);
 }
 
 void weak_clear(struct seat *self, ouro_object *target)
@@ -398,6 +398,12 @@ void weak_clear(struct seat *self, ouro_object *target)
 void weak_clear_stopped(struct seat *self, ouro_object *target)
 {
     clear(self, target, true);
+}
+
+bool weak_is_reference(const ouro_object *o)
+{
+    /* Relaxed: who has a reference to one has its type. NULL is no object's type. */
+    return type_of(o) == load_relaxed(&plain_type) || weak_is_watcher(o);
 }
 
 bool weak_is_watcher(const ouro_object *o)
@@ -435,7 +441,7 @@ size_t(ouro_weakref_list)(const ouro_object *target, ouro_weakref **refs, size_t
     struct shard *shard = shard_of(target);
     size_t count = 0;
 
-    seat_required("ouro_weakref_list()");
+    struct seat *self = seat_required("ouro_weakref_list()");
     mutex_lock(&shard->lock);
     const struct bucket *bucket = bucket_locked(shard, target);
     for (int watching = 0; watching < 2; watching++) {
@@ -446,6 +452,8 @@ size_t(ouro_weakref_list)(const ouro_object *target, ouro_weakref **refs, size_t
         }
     }
     mutex_unlock(&shard->lock);
+    for (size_t i = 0; i < count; i++)
+        saturate(self, as_object(refs[i]));
     return count;
 }
 

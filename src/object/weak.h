@@ -22,6 +22,9 @@ void weak_clear(struct seat *self, ouro_object *target);
  * references that are garbage themselves are not called back. */
 void weak_clear_stopped(struct seat *self, ouro_object *target);
 
+/* Whether an object is a weak reference itself: then others may count it at any time. */
+bool weak_is_reference(const ouro_object *o);
+
 /* Whether a job of the finalizer queue is a weak reference whose callback is to be called; does that. */
 bool weak_is_watcher(const ouro_object *o);
 void weak_call_back(struct seat *self, struct watcher *watcher);

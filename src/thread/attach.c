@@ -22,7 +22,6 @@
 enum {
     DRAINS = 256,          /* of at most 256 blocks each, at one safepoint */
     SAFEPOINT_PERIODS = 4, /* grace periods that a safepoint may begin */
-    DETACH_PASSES = 8,     /* times that it passes FINALIZE on */
     DETACH_ROUNDS = 4,     /* grace periods that a detach may begin */
 };
 
@@ -114,7 +113,7 @@ static void destroy_all(struct seat *self)
 
 void seat_detach(struct seat *self)
 {
-    int rounds = 0, passes = 0;
+    int rounds = 0;
     uint32_t w;
 
     for (;;) {
@@ -148,10 +147,8 @@ void seat_detach(struct seat *self)
         w = load_relaxed(&self->word);
         if (w & (SEAT_INBOX | SEAT_QUIESCE))
             continue;
-        if ((w & SEAT_FINALIZE) &&
-            passes++ < DETACH_PASSES) { /* two that leave may pass it to each other */
-            /* [S1] acquire: as in run_user_code() */
-            fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_FINALIZE);
+        if (self->has_queued) { /* what came from others they have told everybody about */
+            self->has_queued = false;
             thread_hooks.pass_on(self);
             continue;
         }
@@ -172,7 +169,7 @@ static void run_user_code(struct seat *self)
         thread_hooks.collect(self);
     }
     if (load_relaxed(&self->word) & SEAT_FINALIZE) {
-        /* [S1] acquire: what was queued by a thread that has passed this on; finalize_pass_on() */
+        /* [S1] acquire: what was queued by a thread that has passed it on; finalize_pass_on() */
         fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_FINALIZE);
         thread_hooks.finalize(self);
     }
@@ -192,9 +189,10 @@ void seat_safepoint(struct seat *self, bool explicit_point)
         /* [S1] nothing hangs on it: RETIRE is set and cleared by this thread alone */
         fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_RETIRE);
         thread_hooks.retire(self);
-    } else if (quiesced) {
-        thread_hooks.quiesced(self);
     }
+    /* Also after that, which trusts a relaxed load: others may rely on who has acknowledged. */
+    if (quiesced)
+        thread_hooks.quiesced(self);
     /* Not for ever, if others put in more all the time, and not while the world is to stop: what is left is found at the
      * next safepoint. */
     for (int drains = 0, periods = 0; drains < DRAINS && !seat_stop_wanted(self); drains++) {

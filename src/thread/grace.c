@@ -10,7 +10,7 @@
  * Why a scan by read-modify-write is enough: either the reader's attach comes first in the order of that
  * word, then the scan sees ATTACHED and waits; or it comes later and reads from the scan, and then sees every
  * store that was made before it.  A stamp taken before the period began is seen by the period, since
- * both are read-modify-writes of one counter.  stress/models/seat.pml explores it.
+ * both are read-modify-writes of one counter.  stress/models/seat.pml and grace.pml explore it.
  *
  * A thread that passes no safepoint holds up the period, and with it all that waits.  Whoever finds that
  * something waits looks how old the period is (grace_watch()), and names those that are ATTACHED with QUIESCE set.

@@ -38,8 +38,11 @@ struct thread_hooks {
     /* Hands over blocks of other seats that are still gathered. */
     void (*flush)(struct seat *self);
 
-    /* The thread leaves with FINALIZE set: another one has to look. */
+    /* The thread leaves, and has queued finalizers or weak callbacks: others have to look. */
     void (*pass_on)(struct seat *self);
+
+    /* The thread ends inside of a finalizer or a weak callback. Attached. */
+    void (*abandon)(struct seat *self);
 
     /* FINALIZE was set, and this is a point where finalizers may run. */
     void (*finalize)(struct seat *self);

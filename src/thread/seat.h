@@ -91,7 +91,9 @@ struct seat {
     bool in_destroy;                  /* [owner] a type's `destroy` is */
     bool has_world;                   /* [owner] this thread has stopped the world */
     bool collecting;                  /* [owner] this thread runs a collection */
-    bool finalizing;                  /* [owner] this thread runs finalizers or weak callbacks */
+    bool finalizing;                  /* [owner] this thread runs a finalizer or weak callback */
+    bool has_queued;                  /* [owner] some of those, and has not told others since */
+    ouro_object *job;                 /* [owner] whose finalizer or callback it runs */
     uint32_t reading;                 /* [owner] depth of declared read scopes */
     uint32_t held_count;              /* [owner] locks that this thread holds; object/lock.c */
     ouro_object *held[SEAT_HELD_MAX]; /* [owner] which, the latest one last */

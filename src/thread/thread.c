@@ -3,12 +3,14 @@
  *
  * A thread that ends registered is unregistered by a thread-specific destructor.  Other destructors of that
  * kind that run later and touch objects are told that they are not registered; they may register again.
+ * If it ends inside of a finalizer that one counts as run; locks that it holds are a mistake, as ever.
  *
  * Read scopes are counted only by programs that are compiled with OURO_CHECK; then every public safepoint
  * asks seat_may_pass() and ends the program inside of one.  So a scope is always left attached.
  */
 #include "thread/seat.h"
 
+#include "thread/hooks.h"
 #include "thread/world.h"
 
 #include <ouro/inspect.h>
@@ -29,6 +31,11 @@ static void at_thread_end(void *seat)
         seat_self->running = false;
         seat_self->in_destroy = false;
         seat_self->reading = 0;
+        if (seat_self->finalizing) {
+            if (!seat_attached_self)
+                seat_attach(seat_self);
+            thread_hooks.abandon(seat_self);
+        }
         ouro_thread_unregister();
     }
 }
@@ -73,6 +80,8 @@ void ouro_thread_unregister(void)
 
     seat_may_pass(self, "ouro_thread_unregister()");
     REQUIRE(!self->collecting, "ouro_thread_unregister() in a callback of the collector");
+    REQUIRE(!self->finalizing, "ouro_thread_unregister() in a finalizer, or a callback of a weak "
+                               "reference: it has to return first");
     REQUIRE(self->held_count == 0,
             "ouro_thread_unregister() by the thread \"%s\", which holds %u locks, the latest that "
             "of the object at %p: ouro_unlock() first",
