@@ -9,7 +9,9 @@
  *            the share of time that such collections may take.
  *    old     when there are more candidates than the threshold, and more than a share of the objects that live.  Then stop after
  *            stop, with pauses in between, until few are left.
- *    deep    when as many have been cut as it takes for an old one; or when memory is over the soft limit
+ *    deep    when as many have been cut as it takes for an old one; when there are twice as many objects as after the last
+ *            one, since few candidates may hold much garbage that is too big for old ones; or when memory is over the soft
+ *            limit
  *
  * One stop looks at as many objects as fit into the pause budget, by the speed measured last.
  */
@@ -23,6 +25,7 @@ enum {
     CAP_BALANCED = 256,  /* objects explored from one candidate */
     CAP_THROUGHPUT = 1024,
     BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
+    DEEP_GROWTH = 10,       /* so many times the first threshold, in addition to doubling */
     YIELD_LOW = 10,         /* per cent */
     YIELD_HIGH = 50,
 };
@@ -46,8 +49,9 @@ static uint64_t budget_ns = 500000;
 static uint64_t young_ns = NS_FIRST, old_ns = NS_FIRST; /* of an object */
 static bool draining; /* old collections go on until few candidates are left */
 static bool deep_due;
-static size_t soft_limit; /* 0: none */
-static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
+static uint64_t survivors; /* objects after the last deep one */
+static size_t soft_limit;  /* 0: none */
+static size_t pressed_at;  /* used bytes when it was pressed last; 0: not since it was below */
 static ouro_gc_pressure pressure;
 static void *pressure_argument;
 
@@ -97,11 +101,17 @@ static bool old_is_wanted(void)
     return load_relaxed(&draining) || above_zero(&candidates) >= old_limit();
 }
 
+static bool deep_is_wanted(void)
+{
+    return load_relaxed(&deep_due) ||
+           above_zero(&live) >= 2 * load_relaxed(&survivors) + DEEP_GROWTH * load_relaxed(&first);
+}
+
 bool schedule_is_due(ouro_gc_kind *kind)
 {
     if (load_relaxed(&first) == 0 || load_relaxed(&disabled))
         return false;
-    if (load_relaxed(&deep_due) || limit_is_passed()) {
+    if (deep_is_wanted() || limit_is_passed()) {
         *kind = OURO_GC_DEEP;
         return true;
     }
@@ -224,12 +234,16 @@ static unsigned yield_of(const struct schedule_result *result)
     return result->members ? (unsigned)(result->garbage * 100 / result->members) : 100;
 }
 
-/* So many times the pause has to pass before the next one. */
+/* So many times the pause has to pass before the next one. A pause far over the budget was not ours: somebody else had
+ * the processor, and that is no reason to rest for seconds. */
 static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
 {
     uint32_t how = load_relaxed(&policy);
     uint64_t times = yield >= YIELD_HIGH ? 0 : yield >= YIELD_LOW ? 4 : 19;
+    uint64_t most = 2 * budget_in_force();
 
+    if (how != OURO_GC_THROUGHPUT && pause_ns > most)
+        pause_ns = most;
     return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
 }
 
@@ -276,6 +290,8 @@ static void after_old_locked(const struct schedule_result *result)
 void schedule_collected(const struct schedule_result *result)
 {
     add(&net, -result->net_new);
+    fetch_add_relaxed(&live, -(int64_t)result->freed);
+    fetch_add_relaxed(&live_bytes, -(int64_t)result->freed_bytes);
     fetch_add_relaxed(&candidates, (int64_t)result->put);
     mutex_lock(&settings);
     if (result->kind <= OURO_GC_OLD)
@@ -293,6 +309,8 @@ void schedule_collected(const struct schedule_result *result)
             store_relaxed(&net_bytes, (int64_t)0);
         after_old_locked(result);
     }
+    if (result->kind >= OURO_GC_DEEP)
+        store_relaxed(&survivors, (uint64_t)above_zero(&live));
     mutex_unlock(&settings);
 }
 

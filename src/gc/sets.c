@@ -58,6 +58,7 @@ static void take_dirty(void)
         page->noted_next = noted_pages;
         noted_pages = page;
     }
+    store_relaxed(&old_left, noted_pages != NULL);
 }
 
 /* --- candidates -------------------------------------------------------------------------------------- */

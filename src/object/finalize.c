@@ -131,7 +131,9 @@ static void put(ouro_object *o)
 
 void finalize_queue_dead(struct seat *self, ouro_object *o)
 {
-    store_relaxed(&o->ouro.flags, (uint8_t)(load_relaxed(&o->ouro.flags) & ~OURO_FLAG_DEAD));
+    /* A collection may have passed over it while it was DEAD, and forgotten it: it is noted anew when the queue drops it. */
+    store_relaxed(&o->ouro.flags, (uint8_t)(load_relaxed(&o->ouro.flags) &
+                                            ~(OURO_FLAG_DEAD | OURO_FLAG_NEW | OURO_FLAG_NOTED)));
     store_relaxed(&o->ouro.owned, 0u);
     if (load_relaxed(&o->ouro.shared) & OURO_WEAK)
         /* [R2] release: that its weak references have been cleared; count_try() */
