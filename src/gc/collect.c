@@ -285,6 +285,8 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
         shed(self);
     result.members = trial.members;
     result.garbage = trial.garbage;
+    result.freed = trial.freed;
+    result.freed_bytes = trial.freed_bytes;
     schedule_collected(&result);
 
     info.phase = OURO_GC_STOP;
@@ -304,6 +306,19 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
 }
 
 static const struct sets_limit no_limit = {SIZE_MAX, SIZE_MAX};
+static struct sets_limit set_limit; /* by a test; 0 objects: none was set */
+
+void collect_set_limits(const struct sets_limit *limit)
+{
+    set_limit = limit ? *limit : (struct sets_limit){0, 0};
+}
+
+static struct sets_limit limit_of(ouro_gc_kind kind)
+{
+    if (kind >= OURO_GC_DEEP)
+        return no_limit;
+    return set_limit.objects ? set_limit : schedule_limit(kind);
+}
 
 void collect_automatic(struct seat *self)
 {
@@ -364,8 +379,7 @@ size_t ouro_collect_kind(ouro_gc_kind kind)
             "ouro_collect_kind() of %d: there is no such kind", (int)kind);
     if (!self)
         return 0;
-    return collect_requested(self, kind, kind < OURO_GC_DEEP ? schedule_limit(kind) : no_limit)
-        .garbage;
+    return collect_requested(self, kind, limit_of(kind)).garbage;
 }
 
 bool ouro_collect_step(uint64_t budget_ns)
@@ -377,8 +391,10 @@ bool ouro_collect_step(uint64_t budget_ns)
     if (!self)
         return false;
     for (;;) {
-        collect_requested(self, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG));
-        if (os_now_ns() < end)
+        struct trial young = collect_requested(self, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG));
+
+        /* However short the time, each call gets further. */
+        if (young.members == 0 || os_now_ns() < end)
             collect_requested(self, OURO_GC_OLD, schedule_limit(OURO_GC_OLD));
         bool left = sets_has_new() || sets_has_candidates();
         if (!left || os_now_ns() >= end)

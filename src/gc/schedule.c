@@ -52,8 +52,9 @@ static uint64_t budget_ns = 500000;
 static uint64_t young_ns = NS_FIRST, old_ns = NS_FIRST; /* of an object */
 static bool draining; /* old collections go on until few candidates are left */
 static bool deep_due;
-static size_t soft_limit; /* 0: none */
-static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
+static uint64_t survivors; /* objects after the last deep one */
+static size_t soft_limit;  /* 0: none */
+static size_t pressed_at;  /* used bytes when it was pressed last; 0: not since it was below */
 static ouro_gc_pressure pressure;
 static void *pressure_argument;
 
@@ -119,6 +120,12 @@ static bool old_is_wanted(void)
 {
     return load_relaxed(&draining) || above_zero(&candidates) >= old_limit() ||
            (has_grown() && sets_has_candidates());
+}
+
+static bool deep_is_wanted(void)
+{
+    return load_relaxed(&deep_due) ||
+           above_zero(&live) >= 2 * load_relaxed(&survivors) + DEEP_GROWTH * load_relaxed(&first);
 }
 
 bool schedule_is_due(ouro_gc_kind *kind)
@@ -254,12 +261,16 @@ static unsigned yield_of(const struct schedule_result *result)
     return result->members ? (unsigned)(result->garbage * 100 / result->members) : 100;
 }
 
-/* So many times the pause has to pass before the next one. */
+/* So many times the pause has to pass before the next one. A pause far over the budget was not ours: somebody else had
+ * the processor, and that is no reason to rest for seconds. */
 static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
 {
     uint32_t how = load_relaxed(&policy);
     uint64_t times = yield >= YIELD_HIGH ? 0 : yield >= YIELD_LOW ? 4 : 19;
+    uint64_t most = 2 * budget_in_force();
 
+    if (how != OURO_GC_THROUGHPUT && pause_ns > most)
+        pause_ns = most;
     return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
 }
 
@@ -311,6 +322,8 @@ static void after_old_locked(const struct schedule_result *result)
 void schedule_collected(const struct schedule_result *result)
 {
     add(&net, -result->net_new);
+    fetch_add_relaxed(&live, -(int64_t)result->freed);
+    fetch_add_relaxed(&live_bytes, -(int64_t)result->freed_bytes);
     fetch_add_relaxed(&candidates, (int64_t)result->put);
     mutex_lock(&settings);
     if (result->kind <= OURO_GC_OLD)
@@ -328,6 +341,8 @@ void schedule_collected(const struct schedule_result *result)
             store_relaxed(&net_bytes, (int64_t)0);
         after_old_locked(result);
     }
+    if (result->kind >= OURO_GC_DEEP)
+        store_relaxed(&survivors, (uint64_t)above_zero(&live));
     mutex_unlock(&settings);
 }
 
