@@ -285,8 +285,6 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
         shed(self);
     result.members = trial.members;
     result.garbage = trial.garbage;
-    result.freed = trial.freed;
-    result.freed_bytes = trial.freed_bytes;
     schedule_collected(&result);
 
     info.phase = OURO_GC_STOP;

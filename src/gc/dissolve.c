@@ -107,8 +107,7 @@ static void each_object(struct seat *self, struct page *page,
 
 /* Takes the bits out of a page's map and frees the objects; with the last one the page may change hands. True if it
  * was a large one. */
-static bool free_page_objects(struct seat *self, struct trial *trial, struct page *page,
-                              uint32_t *until_poll)
+static bool free_page_objects(struct seat *self, struct page *page, uint32_t *until_poll)
 {
     uint64_t *condemned = page_condemned(page);
     uint64_t map[MAP_WORDS];
@@ -152,7 +151,7 @@ size_t dissolve(struct seat *self, struct trial *trial)
         each_object(self, page, destroy_object, &until_poll);
     for (struct page *page = trial->pages, *next; page; page = next) {
         next = page->condemned_next;
-        large += free_page_objects(self, trial, page, &until_poll);
+        large += free_page_objects(self, page, &until_poll);
     }
     heap_flush(self);
     settle(self);

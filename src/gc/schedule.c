@@ -25,7 +25,7 @@ enum {
     CAP_BALANCED = 256,  /* objects explored from one candidate */
     CAP_THROUGHPUT = 1024,
     BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
-    GROWN_OBJECTS = 100000, /* growth beyond double that is let pass */
+    GROWN_OBJECTS = 50000, /* growth beyond double that is let pass */
     GROWN_BYTES = 64 << 20,
     YIELD_LOW = 10, /* per cent */
     YIELD_HIGH = 50,
@@ -52,9 +52,8 @@ static uint64_t budget_ns = 500000;
 static uint64_t young_ns = NS_FIRST, old_ns = NS_FIRST; /* of an object */
 static bool draining; /* old collections go on until few candidates are left */
 static bool deep_due;
-static uint64_t survivors; /* objects after the last deep one */
-static size_t soft_limit;  /* 0: none */
-static size_t pressed_at;  /* used bytes when it was pressed last; 0: not since it was below */
+static size_t soft_limit; /* 0: none */
+static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
 static ouro_gc_pressure pressure;
 static void *pressure_argument;
 
@@ -120,12 +119,6 @@ static bool old_is_wanted(void)
 {
     return load_relaxed(&draining) || above_zero(&candidates) >= old_limit() ||
            (has_grown() && sets_has_candidates());
-}
-
-static bool deep_is_wanted(void)
-{
-    return load_relaxed(&deep_due) ||
-           above_zero(&live) >= 2 * load_relaxed(&survivors) + DEEP_GROWTH * load_relaxed(&first);
 }
 
 bool schedule_is_due(ouro_gc_kind *kind)
@@ -271,6 +264,7 @@ static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
 
     if (how != OURO_GC_THROUGHPUT && pause_ns > most)
         pause_ns = most;
+
     return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
 }
 
@@ -322,8 +316,6 @@ static void after_old_locked(const struct schedule_result *result)
 void schedule_collected(const struct schedule_result *result)
 {
     add(&net, -result->net_new);
-    fetch_add_relaxed(&live, -(int64_t)result->freed);
-    fetch_add_relaxed(&live_bytes, -(int64_t)result->freed_bytes);
     fetch_add_relaxed(&candidates, (int64_t)result->put);
     mutex_lock(&settings);
     if (result->kind <= OURO_GC_OLD)
@@ -341,8 +333,6 @@ void schedule_collected(const struct schedule_result *result)
             store_relaxed(&net_bytes, (int64_t)0);
         after_old_locked(result);
     }
-    if (result->kind >= OURO_GC_DEEP)
-        store_relaxed(&survivors, (uint64_t)above_zero(&live));
     mutex_unlock(&settings);
 }
 

@@ -39,7 +39,6 @@ struct schedule_result {
     size_t taken;    /* candidates that are none any more, or cut */
     size_t put;      /* new ones */
     size_t members, garbage;
-    size_t freed, freed_bytes; /* that the heap does not report */
     uint64_t pause_ns;
     bool cleared; /* there are no candidates left */
 };

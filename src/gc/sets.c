@@ -94,7 +94,7 @@ static void take_dirty(void)
         dirty_noted = page->noted_next;
         append_noted(page);
     }
-    store_relaxed(&old_left, noted_pages != NULL);
+    store_relaxed(&old_left, noted_pages.first != NULL);
 }
 
 /* --- candidates -------------------------------------------------------------------------------------- */

@@ -44,8 +44,6 @@ struct trial {
     size_t
         queued; /* objects whose finalizer has been queued; they and what they reach have survived */
     size_t saved; /* objects that would be garbage, and got a reference instead */
-    size_t freed,
-        freed_bytes; /* by dissolve(): blocks that the heap has not reported, and will not */
     struct page
         *pages; /* linked by condemned_next; at first those with members, then those with garbage */
 };
