@@ -133,6 +133,13 @@ static void edge_set(struct node *node, uint32_t i, struct node *to)
     ouro_decref_or_null(old);
 }
 
+/* The same with a reference that is moved and not new. */
+static void edge_move(struct node *node, uint32_t i, struct node *to)
+{
+    ouro_note(node);
+    edge_set(node, i, to);
+}
+
 /* A borrowed reference to a node that is at most `steps` edges away; each node on the way is verified. */
 static struct node *walk(struct node *node, unsigned steps, struct random *random)
 {
@@ -274,7 +281,7 @@ static void join(struct letter *held, struct letter *other, struct random *rando
         other->count--;
         ouro_decref((struct node *)other->thing);
     }
-    edge_set(from, random_below(random, from->edge_count), other->thing);
+    edge_move(from, random_below(random, from->edge_count), other->thing);
     other->thing = NULL;
 }
 
@@ -298,6 +305,27 @@ static void toggle_callback(struct worker *w)
     w->has_callback = !w->has_callback;
 }
 
+/* Everything, one collection of any kind, or a small step; now and then what matters more changes, and with it the limits. */
+static void collect_somehow(struct random *random)
+{
+    switch (random_below(random, 4)) {
+    case 0:
+        (void)ouro_collect();
+        break;
+    case 1:
+        (void)ouro_collect_step(random_below(random, 1000000));
+        break;
+    case 2:
+        CHECK(ouro_gc_set_policy((ouro_gc_policy)random_below(random, 3)) == OURO_OK,
+              "there is a policy less");
+        CHECK(ouro_gc_set_pause_budget(1 + random_below(random, 500000)) == OURO_OK,
+              "a pause budget is refused");
+        break;
+    default:
+        (void)ouro_collect_kind((ouro_gc_kind)random_below(random, 4));
+    }
+}
+
 static void step(struct worker *w)
 {
     struct random *random = w->random;
@@ -305,7 +333,7 @@ static void step(struct worker *w)
     uint32_t dice = random_below(random, 1024);
 
     if (dice == 0 && one_in(random, 2))
-        (void)ouro_collect();
+        collect_somehow(random);
     else if (dice == 1)
         toggle_callback(w);
     else if (dice == 2)
@@ -397,7 +425,8 @@ static void watch(const ouro_gc_info *info, void *argument)
               info->candidates, info->collected);
         CHECK(info->pause_ns <= info->total_ns, "a pause longer than the whole collection");
     }
-    CHECK(info->generation == 2, "a collection of generation %u", info->generation);
+    CHECK(info->generation == (info->kind < OURO_GC_DEEP ? (unsigned)info->kind : 2u),
+          "a collection of kind %d and generation %u", (int)info->kind, info->generation);
     CHECK(info->number == collections + collecting, "collection %llu is the %llu-th",
           (unsigned long long)info->number, (unsigned long long)(collections + collecting));
     CHECK(ouro_collect() == 0, "a collection inside of a callback found something");

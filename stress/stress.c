@@ -38,6 +38,7 @@ static const char *const event_names[EVENT_COUNT] = {
     [EVENT_DEATH_POLL] = "death_poll",
     [EVENT_RESCAN] = "rescan",
     [EVENT_COLLECT] = "collect",
+    [EVENT_VERIFIED] = "verified",
     [EVENT_LOCK_WAIT] = "lock_wait",
     [EVENT_WEAK_CLEARED] = "weak_cleared",
     [EVENT_WEAK_REFUSED] = "weak_refused",

@@ -185,12 +185,9 @@ static void store(struct model *model, int from, int item, int to)
 /* Moves a reference of the test into an object. */
 static void hand_over(struct model *model, int from, int item, int to)
 {
-    ouro_object *old = at(model, from)->items[item];
-
-    at(model, from)->items[item] = model->objects[to];
+    ouro_move(at(model, from), &at(model, from)->items[item], model->objects[to]);
     model->items[from][item] = to;
     model->roots[to]--;
-    ouro_decref_or_null(old);
 }
 
 static void step(struct model *model, uint64_t *chance)

@@ -549,7 +549,7 @@ Test(weak_gc, printing_what_is_kept)
 
 static void unknown_flag(void)
 {
-    ouro_gc_set_debug(8);
+    ouro_gc_set_debug(16);
 }
 
 static void drop_saved(struct node *node)
@@ -569,7 +569,7 @@ Test(weak_gc, misuse)
     char text[500];
 
     cr_assert(aborts(unknown_flag, text, sizeof text));
-    cr_assert(strstr(text, "ouro_gc_set_debug() of 0x8: there are no such flags"), "%s", text);
+    cr_assert(strstr(text, "ouro_gc_set_debug() of 0x10: there are no such flags"), "%s", text);
     cr_assert(aborts(drop_saved_in_destroy, text, sizeof text));
     cr_assert(strstr(text, "in a type's destroy: it may not pass a safepoint"), "%s", text);
 }

@@ -14,33 +14,52 @@
 typedef enum ouro_gc_phase { OURO_GC_START, OURO_GC_STOP } ouro_gc_phase;
 
 typedef enum ouro_gc_reason {
-    OURO_GC_REQUESTED, /* ouro_collect(), ouro_shutdown() */
-    OURO_GC_AUTOMATIC, /* the threshold was reached */
+    OURO_GC_REQUESTED, /* by a call */
+    OURO_GC_AUTOMATIC, /* it was due */
 } ouro_gc_reason;
 
-/* What a collection did. At OURO_GC_START only phase, reason, generation, number and net_new are set. */
+/* Which objects a collection looks at. The first two keep to the pause budget: what is left is left to the next one. */
+typedef enum ouro_gc_kind {
+    OURO_GC_YOUNG, /* those made since the last one */
+    OURO_GC_OLD, /* candidates, which are those that have lost a reference and lived on, and what is near them */
+    OURO_GC_DEEP, /* new ones, candidates, and all that these reach, in one stop */
+    OURO_GC_FULL, /* all, in one stop */
+} ouro_gc_kind;
+
+/* What matters more. */
+typedef enum ouro_gc_policy {
+    OURO_GC_THROUGHPUT, /* no limit to a pause */
+    OURO_GC_BALANCED,   /* at first: pauses keep to the budget */
+    OURO_GC_LOW_PAUSE,  /* to a quarter of it */
+} ouro_gc_policy;
+
+/* What a collection did. At OURO_GC_START only phase, reason, kind, generation, number, net_new and noted are set. */
 typedef struct ouro_gc_info {
     ouro_gc_phase phase;
     ouro_gc_reason reason;
-    unsigned generation; /* 2: everything. 0 and 1 are reserved. */
+    ouro_gc_kind kind;
+    unsigned generation; /* 0: young, 1: old, 2: the others */
     uint64_t number;     /* of this collection, counting from 1 */
     size_t net_new;      /* objects by which their number had grown since the last one, roughly */
+    size_t noted;        /* candidates that there were, roughly */
     size_t candidates;   /* objects that were examined */
     size_t collected;    /* objects that were found to be garbage, and were destroyed */
     size_t
         uncollectable; /* objects that were found to be garbage, and are kept because of OURO_GC_SAVE */
     size_t
         finalizers; /* objects that were found to be garbage, and wait for their finalizers first */
+    size_t cut;     /* candidates that wait for a deep collection, roughly */
     uint64_t stop_ns;  /* from asking all threads to stop until they had */
     uint64_t pause_ns; /* from then until they could go on */
     uint64_t total_ns; /* all, with the destruction, during which the others run */
-    size_t threshold;  /* net_new at which the next automatic one is due */
+    size_t threshold;  /* net_new at which the next young one is due */
 } ouro_gc_info;
 
 typedef struct ouro_gc_stats {
     uint64_t collections;
-    uint64_t automatic; /* those of them that nobody asked for */
-    uint64_t collected; /* objects, all collections together */
+    uint64_t automatic;  /* those of them that nobody asked for */
+    uint64_t of_kind[4]; /* by ouro_gc_kind */
+    uint64_t collected;  /* objects, all collections together */
     uint64_t uncollectable;
     uint64_t stop_ns_total;
     uint64_t stop_ns_max;
@@ -49,9 +68,14 @@ typedef struct ouro_gc_stats {
     uint64_t total_ns;
     uint64_t late_stops;   /* stops, of any kind, for which the watchdog had to name a thread */
     uint64_t late_periods; /* grace periods for which it had to */
-    size_t threshold;      /* in force now */
+    size_t threshold;      /* in force now, of young collections */
     size_t net_new;        /* now, roughly */
+    size_t noted;          /* candidates now, roughly */
+    size_t tracked;        /* tracked objects now, roughly */
 } ouro_gc_stats;
+
+/* Memory is over the soft limit though everything was collected: bytes in use, the limit. It runs at an explicit safepoint, attached. */
+typedef void (*ouro_gc_pressure)(size_t used, size_t limit, void *argument);
 
 /* Called at the start and at the end of each collection, on the thread that runs it, attached. It may use the
  * library, but a collection inside of it does nothing. No lock may be held at a call that may collect if a
@@ -61,7 +85,8 @@ typedef void (*ouro_gc_callback)(const ouro_gc_info *info, void *argument);
 OURO_BEGIN_DECLS
 
 /*
- * Examines all tracked objects and destroys those that are garbage. Returns how many. If another thread is
+ * Finds all garbage and destroys it: examines the new objects, the candidates, and all that these reach. (References that
+ * were moved without being counted or noted can hide some: see ouro_note(), and ouro_collect_kind(OURO_GC_FULL).) Returns how many. If another thread is
  * collecting, waits for that one first, detached. Then runs the finalizers and callbacks that wait (unless the program runs them only on request, or
  * the caller holds a lock), and begins again, as long as this thread or its collections have queued others, a hundred
  * times at most. If finalizers have a thread of the library's own it waits, detached, until that has done as many as were
@@ -71,6 +96,13 @@ OURO_BEGIN_DECLS
  */
 OURO_API size_t ouro_collect(void);
 
+/* One collection of that kind, without finalizers. Everything else is as above. */
+OURO_API size_t ouro_collect_kind(ouro_gc_kind kind);
+
+/* For idle time: collects in stops that keep to the pause budget until that time is over or nothing is left to do, and
+ * returns true if something is. Everything else is as for ouro_collect_kind(). */
+OURO_API bool ouro_collect_step(uint64_t budget_ns);
+
 /* Keeps automatic collections away, until as many calls of ouro_gc_enable(). For all threads; ouro_collect() works
  * as ever. Any thread; never a safepoint. */
 OURO_API void ouro_gc_disable(void);
@@ -78,8 +110,9 @@ OURO_API void ouro_gc_enable(void);
 OURO_API bool ouro_gc_is_enabled(void);
 
 /*
- * An automatic collection is due when the number of tracked objects has grown by `objects`, or by `percent` of those
- * that survived the last one if that is more. 2000 and 25 at first. 0 objects: never. Any thread; never a safepoint.
+ * A young collection is due when the number of tracked objects has grown by `objects`: that is where it begins, collections that free little raise
+ * it. Old ones are due when there are more candidates than `objects`, and more than `percent` of the
+ * objects. 2000 and 25 at first. 0 objects: never. Any thread; never a safepoint.
  */
 OURO_API void ouro_gc_set_threshold(size_t objects, unsigned percent);
 OURO_API void ouro_gc_get_threshold(size_t *objects, unsigned *percent);
@@ -89,6 +122,8 @@ OURO_API void ouro_gc_get_threshold(size_t *objects, unsigned *percent);
 #define OURO_GC_PRINT_GARBAGE \
     2u /* a line on standard error for each object that is destroyed by one, or kept */
 #define OURO_GC_SAVE 4u /* what would be destroyed is kept instead, see ouro_gc_each_saved() */
+#define OURO_GC_VERIFY \
+    8u /* each collection looks whether all counts are right, and whether it has decided right; costs time and memory */
 OURO_API void ouro_gc_set_debug(unsigned flags);
 OURO_API unsigned ouro_gc_get_debug(void);
 
@@ -105,6 +140,26 @@ OURO_API size_t ouro_gc_drop_saved(void);
 /* Whether the collector examines objects like this one: not if its type has no references or promises to be acyclic.
  * Attached; never a safepoint. */
 OURO_API bool ouro_gc_is_tracked(const ouro_object *o);
+
+/* OURO_INVALID: no such policy. Any thread; never a safepoint. */
+OURO_API ouro_status ouro_gc_set_policy(ouro_gc_policy policy);
+OURO_API ouro_gc_policy ouro_gc_get_policy(void);
+
+/* How long young and old collections may stop the world, in nanoseconds; half a millisecond at first. It is a goal: it is kept by looking at as
+ * many objects as took that long lately. OURO_INVALID: 0. Any thread; never a safepoint. */
+OURO_API ouro_status ouro_gc_set_pause_budget(uint64_t nanoseconds);
+OURO_API uint64_t ouro_gc_get_pause_budget(void);
+
+/* Memory that objects own elsewhere has grown or shrunk: it counts for when collections are due. Attached; never a safepoint. */
+OURO_API void ouro_adjust_external_bytes(int64_t delta);
+
+/*
+ * If tracked objects and external memory take more than that, a deep collection is made at the next explicit safepoint, and if that
+ * does not help the callback called (if not NULL); again whenever a tenth of the limit more is used. 0 bytes: no limit. OURO_INVALID: less than 1024 bytes. Any thread; never a
+ * safepoint.
+ */
+OURO_API ouro_status ouro_gc_set_soft_limit(size_t bytes, ouro_gc_pressure callback,
+                                            void *argument);
 
 /* Callbacks are called in the order in which they were added. OURO_BUSY: that pair is there already; OURO_LIMIT: 32
  * are; OURO_INVALID: NULL. Any thread; never a safepoint. */

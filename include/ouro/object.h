@@ -51,7 +51,7 @@ typedef struct ouro_object {
 typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 
 /* owned */
-#define OURO_FRESH          0x8000u /* has lost no reference since it was last examined; reserved */
+#define OURO_FRESH          0x8000u /* has lost no reference since it was last examined */
 #define OURO_LOCAL_FULL     0x4000u /* the count has no room: half of it moves into `shared` first */
 #define OURO_OWNED_COUNT(w) ((w)&0x7FFFu)
 #define OURO_OWNED_ID(w)    ((w) >> 16)
@@ -68,8 +68,8 @@ typedef ouro_object *__attribute__((may_alias)) ouro_ref;
 #define OURO_SHARED_COUNT(s) ((int32_t)(s) >> 4)
 
 /* flags */
-#define OURO_FLAG_NEW       0x01u /* born since the last young collection; reserved */
-#define OURO_FLAG_NOTED     0x02u /* lost a reference away from its owner; reserved */
+#define OURO_FLAG_NEW       0x01u /* born since the last young collection */
+#define OURO_FLAG_NOTED     0x02u /* lost a reference away from its owner */
 #define OURO_FLAG_FINALIZED 0x04u /* its finalizer has begun to run */
 #define OURO_FLAG_DEAD      0x08u /* without references, being destroyed */
 #define OURO_FLAG_FROZEN    0x10u /* kept out of collections: ouro_freeze() */
@@ -143,6 +143,20 @@ OURO_API void ouro_immortalize(ouro_object *o);
  */
 OURO_API bool ouro_disown(ouro_object *o);
 
+/*
+ * Tells the collector that references to, or from, this object have changed hands without being counted: items swapped between
+ * two buffers, a `visit` function that reports more than before. ouro_move() does it for one reference. It is needed
+ * where the last way to an object is given up by a move and not by an ouro_decref(): `a->left = b; b->left = a;` without
+ * a reference to either that is kept. A reference that is stored with an ouro_incref() of its own, or in an object to which the
+ * caller keeps another reference and drops it later, needs neither. Without it garbage in cycles
+ * that came to be in this way may be found by a full collection only; nothing worse happens.
+ * Attached; never a safepoint.
+ */
+OURO_API void ouro_note(ouro_object *holder);
+
+/* Behind ouro_move(). */
+OURO_API void ouro_move_ref(ouro_object *holder, ouro_ref *field, ouro_object *o);
+
 OURO_END_DECLS
 
 /* The object behind a pointer to a structure that is one; evaluates its argument once. */
@@ -191,6 +205,10 @@ template <class T> inline void ouro_immortalize(T *p)
 {
     ouro_immortalize(ouro_object_of(p));
 }
+template <class T> inline void ouro_note(T *p)
+{
+    ouro_note(ouro_object_of(p));
+}
 template <class T> inline bool ouro_disown(T *p)
 {
     return ouro_disown(ouro_object_of(p));
@@ -210,7 +228,20 @@ template <class T> inline bool ouro_disown(T *p)
 #define ouro_is_unique(p)   (ouro_is_unique)(OURO_OF_CONST(p))
 #define ouro_immortalize(p) (ouro_immortalize)(OURO_OF(p))
 #define ouro_disown(p)      (ouro_disown)(OURO_OF(p))
+#define ouro_note(p)        (ouro_note)(OURO_OF(p))
 
+#endif
+
+/* ouro_move(holder, &holder->field, o): stores the caller's reference to `o` (stolen; or NULL) in a field of an object that was not just made, and
+ * drops what was there. For a reference that is moved and not counted; see ouro_note(). May run `destroy`. Attached; never a safepoint. */
+#ifdef __cplusplus
+template <class H, class T> inline void ouro_move(H *holder, T **field, T *o)
+{
+    ouro_move_ref(ouro_object_of(holder), ouro_ref_of(field), o ? ouro_object_of(o) : nullptr);
+}
+#else
+#define ouro_move(holder, field, o) \
+    ouro_move_ref(OURO_OF(holder), OURO_REF(field), (ouro_object *)(void *)(1 ? (o) : *(field)))
 #endif
 
 /* ouro_clear(&x->field): sets a reference field to NULL and then drops what it referred to, if anything.

@@ -28,6 +28,7 @@ enum event {
     EVENT_DEATH_POLL,   /* a long destruction was interrupted for a stop */
     EVENT_RESCAN,       /* the collector's mark stack was full: a page is walked again */
     EVENT_COLLECT,      /* a collection */
+    EVENT_VERIFIED,     /* a collection was verified */
     EVENT_WEAK_CLEARED, /* a weak reference was cleared because its target went */
     EVENT_WEAK_REFUSED, /* a weak get met a target that had just died */
     EVENT_WEAK_GIVEN_BACK, /* a weak get counted a target that had been cleared meanwhile, and gave it back */

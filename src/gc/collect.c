@@ -12,6 +12,7 @@
 #include "gc/dissolve.h"
 #include "gc/schedule.h"
 #include "gc/trial.h"
+#include "gc/verify.h"
 #include "heap/heap.h"
 #include "object/death.h"
 #include "object/finalize.h"
@@ -190,6 +191,7 @@ static void add_up(const ouro_gc_info *info)
 {
     mutex_lock(&gc_lock);
     totals.automatic += info->reason == OURO_GC_AUTOMATIC;
+    totals.of_kind[info->kind]++;
     totals.collected += info->collected;
     totals.uncollectable += info->uncollectable;
     totals.stop_ns_total += info->stop_ns;
@@ -210,34 +212,80 @@ static uint64_t next_number(void)
     return number;
 }
 
-/* By who has the claim. */
-static struct trial collect(struct seat *self, ouro_gc_reason reason)
+/* In the stop. Returns how many objects were looked at. */
+static size_t try_set(struct trial *trial, ouro_gc_kind kind, const struct sets_limit *limit)
 {
-    ouro_gc_info info = {.phase = OURO_GC_START, .reason = reason, .generation = 2};
+    size_t looked;
+
+    switch (kind) {
+    case OURO_GC_YOUNG:
+        looked = sets_young(trial, limit);
+        break;
+    case OURO_GC_OLD:
+        looked = sets_old(trial, limit);
+        break;
+    case OURO_GC_DEEP:
+        looked = sets_reachable(trial);
+        break;
+    default:
+        looked = sets_full(trial);
+        break;
+    }
+    trial_decide(trial);
+    if (kind == OURO_GC_FULL)
+        sets_full_done();
+    return looked;
+}
+
+/* By who has the claim. */
+static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_kind kind,
+                            struct sets_limit limit)
+{
+    ouro_gc_info info = {
+        .phase = OURO_GC_START, .reason = reason, .kind = kind, .generation = kind < 2 ? kind : 2};
+    struct schedule_result result = {.kind = kind, .automatic = reason == OURO_GC_AUTOMATIC};
     struct trial trial;
 
     self->collecting = true;
     info.number = next_number();
     info.net_new = schedule_net_new();
+    info.noted = schedule_candidates();
     call_back(self, &info);
 
     retire_close(self); /* others close theirs when they park, and the stop is a grace period */
+    unsigned debugging = debug_flags();
     uint64_t start = os_now_ns();
     info.stop_ns = world_stop(self);
+    verify_heap_stopped(); /* not part of the pause: that is to be what it is without */
     uint64_t stopped = os_now_ns();
-    int64_t net_new = (int64_t)schedule_net_new();
-    unsigned debugging = debug_flags();
-    trial_full(self, &trial, debugging);
-    note_sheds();
+    result.net_new = (int64_t)schedule_net_new();
+    trial_begin(&trial, self);
+    trial.debugging = debugging;
+    size_t taken = sets_taken(), put = sets_put();
+    result.looked = try_set(&trial, kind, &limit);
+    result.taken = sets_taken() - taken;
+    result.put = sets_put() - put;
+    result.cleared = kind != OURO_GC_YOUNG && !sets_has_candidates();
+    info.cut = sets_cut_count();
+    if (kind != OURO_GC_YOUNG)
+        note_sheds();
     grace_in_stopped_world();
-    info.pause_ns = os_now_ns() - stopped;
+    result.pause_ns = info.pause_ns = os_now_ns() - stopped;
+    verify_decision_stopped(self, kind);
     world_start(self);
 
     if (OURO_UNLIKELY(debugging & OURO_GC_PRINT_GARBAGE))
         debug_print_garbage(self, &trial);
-    net_new -= (int64_t)dissolve(self, &trial);
-    shed(self);
-    schedule_collected(net_new, trial.survivors);
+    if (kind == OURO_GC_OLD)
+        result.net_new = 0;
+    else if (kind == OURO_GC_YOUNG && (size_t)result.net_new > trial.members && sets_has_new())
+        result.net_new = (int64_t)trial.members;
+    result.net_new -= (int64_t)dissolve(self, &trial);
+    if (kind != OURO_GC_YOUNG)
+        shed(self);
+    result.members = trial.members;
+    result.garbage = trial.garbage;
+    schedule_collected(&result);
 
     info.phase = OURO_GC_STOP;
     info.candidates = trial.members;
@@ -255,33 +303,101 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason)
     return trial;
 }
 
+static const struct sets_limit no_limit = {SIZE_MAX, SIZE_MAX};
+static struct sets_limit set_limit; /* by a test; 0 objects: none was set */
+
+void collect_set_limits(const struct sets_limit *limit)
+{
+    set_limit = limit ? *limit : (struct sets_limit){0, 0};
+}
+
+static struct sets_limit limit_of(ouro_gc_kind kind)
+{
+    if (kind >= OURO_GC_DEEP)
+        return no_limit;
+    return set_limit.objects ? set_limit : schedule_limit(kind);
+}
+
 void collect_automatic(struct seat *self)
 {
-    if (self->collecting || !schedule_is_due() || !claim_try())
+    ouro_gc_kind kind;
+
+    if (self->collecting || !schedule_is_due(&kind) || !claim_try())
         return;
-    if (schedule_is_due()) /* somebody may just have been through with it */
-        collect(self, OURO_GC_AUTOMATIC);
+    bool pressed = schedule_is_pressed();
+    if (schedule_is_due(&kind)) /* somebody may just have been through with it */
+        collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit(kind));
     collect_claim_release();
+    if (pressed)
+        schedule_press();
+    schedule_ask(self); /* for what is due now */
+}
+
+static struct seat *may_collect(const char *what)
+{
+    struct seat *self = seat_required(what);
+
+    if (self->collecting || self->in_destroy)
+        return NULL;
+    seat_may_pass(self, what);
+    return self;
+}
+
+static struct trial collect_requested(struct seat *self, ouro_gc_kind kind, struct sets_limit limit)
+{
+    collect_claim_wait(self);
+    struct trial trial = collect(self, OURO_GC_REQUESTED, kind, limit);
+    collect_claim_release();
+    return trial;
 }
 
 size_t ouro_collect(void)
 {
-    struct seat *self = seat_required("ouro_collect()");
-
-    if (self->collecting || self->in_destroy)
-        return 0;
-    seat_may_pass(self, "ouro_collect()");
+    struct seat *self = may_collect("ouro_collect()");
     size_t collected = 0;
+    if (!self)
+        return 0;
     uint64_t seen = finalize_seen(self);
     for (int round = 0; round < COLLECT_ROUNDS; round++) {
-        collect_claim_wait(self);
-        struct trial trial = collect(self, OURO_GC_REQUESTED);
-        collect_claim_release();
+        struct trial trial = collect_requested(self, OURO_GC_DEEP, no_limit);
+
         collected += trial.garbage;
         if (!finalize_all(self, &seen))
             break;
     }
     return collected;
+}
+
+size_t ouro_collect_kind(ouro_gc_kind kind)
+{
+    struct seat *self = may_collect("ouro_collect_kind()");
+
+    REQUIRE(kind == OURO_GC_YOUNG || kind == OURO_GC_OLD || kind == OURO_GC_DEEP ||
+                kind == OURO_GC_FULL,
+            "ouro_collect_kind() of %d: there is no such kind", (int)kind);
+    if (!self)
+        return 0;
+    return collect_requested(self, kind, limit_of(kind)).garbage;
+}
+
+bool ouro_collect_step(uint64_t budget_ns)
+{
+    struct seat *self = may_collect("ouro_collect_step()");
+    uint64_t start = os_now_ns();
+    uint64_t end = budget_ns < UINT64_MAX - start ? start + budget_ns : UINT64_MAX;
+
+    if (!self)
+        return false;
+    for (;;) {
+        struct trial young = collect_requested(self, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG));
+
+        /* However short the time, each call gets further. */
+        if (young.members == 0 || os_now_ns() < end)
+            collect_requested(self, OURO_GC_OLD, schedule_limit(OURO_GC_OLD));
+        bool left = sets_has_new() || sets_has_candidates();
+        if (!left || os_now_ns() >= end)
+            return left;
+    }
 }
 
 bool(ouro_gc_is_tracked)(const ouro_object *o)
@@ -299,6 +415,8 @@ void ouro_gc_get_stats(ouro_gc_stats *stats)
     stats->late_periods = grace_late_periods();
     stats->threshold = schedule_threshold();
     stats->net_new = schedule_net_new();
+    stats->noted = schedule_candidates();
+    stats->tracked = schedule_live();
 }
 
 ouro_status ouro_shutdown(void)

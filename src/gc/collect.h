@@ -5,6 +5,7 @@
 #define OURO_GC_COLLECT_H
 
 struct seat;
+struct sets_limit;
 
 /* At a safepoint of a thread whose word has COLLECT: collects if it is due and nobody else is at it. */
 void collect_automatic(struct seat *self);
@@ -13,6 +14,10 @@ void collect_automatic(struct seat *self);
  * detached; a safepoint. Not by a thread that is `collecting`, which has it. */
 void collect_claim_wait(struct seat *self);
 void collect_claim_release(void);
+
+/* For tests: young and old collections that are asked for by ouro_collect_kind() keep to this limit; NULL: to the
+ * schedule's. It is copied. Not while another thread collects. */
+void collect_set_limits(const struct sets_limit *limit);
 
 /* For fork: the mutex of callbacks and figures. */
 void collect_fork_prepare(void);

@@ -24,7 +24,8 @@ unsigned debug_flags(void)
 
 void ouro_gc_set_debug(unsigned wanted)
 {
-    REQUIRE(!(wanted & ~(OURO_GC_PRINT_STATS | OURO_GC_PRINT_GARBAGE | OURO_GC_SAVE)),
+    REQUIRE(!(wanted &
+              ~(OURO_GC_PRINT_STATS | OURO_GC_PRINT_GARBAGE | OURO_GC_SAVE | OURO_GC_VERIFY)),
             "ouro_gc_set_debug() of %#x: there are no such flags", wanted);
     store_relaxed(&flags, wanted);
 }

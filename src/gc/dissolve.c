@@ -13,6 +13,7 @@
  */
 #include "gc/dissolve.h"
 
+#include "gc/schedule.h"
 #include "heap/heap.h"
 #include "object/count.h"
 #include "object/death.h"
@@ -120,8 +121,11 @@ static bool free_page_objects(struct seat *self, struct page *page, uint32_t *un
             condemned[word] = 0;
         count += (uint32_t)__builtin_popcountll(map[word]);
     }
-    if (!large)
+    if (!large) {
+        /* Whoever finds these blocks later does not report them. Large ones report themselves. */
         fetch_add_relaxed(&page->prepaid, count);
+        schedule_freed(count, (size_t)count * page->block_size);
+    }
     for (size_t word = 0; word < MAP_WORDS; word++) {
         for (uint64_t bits = map[word]; bits; bits &= bits - 1) {
             heap_free_object(

@@ -17,6 +17,8 @@
  * The collector's claim keeps collections away meanwhile, so no object is GARBAGE. docs/internals/collector.md
  */
 #include "gc/collect.h"
+#include "gc/schedule.h"
+#include "gc/sets.h"
 #include "heap/page.h"
 #include "thread/seat.h"
 #include "thread/world.h"
@@ -80,12 +82,17 @@ static size_t freeze_page(struct page *page, unsigned flags)
     uint32_t count = page_object_count(page), step = page_step(page);
     char *at = page->start;
     size_t frozen = 0;
+    bool all = true;
 
     for (uint32_t i = 0; i < count; i++, at += step) {
         ouro_object *o = (ouro_object *)(void *)at;
 
-        if (block_is_free(o) || (o->ouro.flags & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE)))
+        if (block_is_free(o))
             continue;
+        if (o->ouro.flags & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE)) {
+            all = false; /* it may live on for its finalizer */
+            continue;
+        }
         if (page->kind == KIND_TRACKED && !(o->ouro.flags & OURO_FLAG_FROZEN)) {
             o->ouro.flags |= OURO_FLAG_FROZEN;
             frozen++;
@@ -93,15 +100,16 @@ static size_t freeze_page(struct page *page, unsigned flags)
         if (flags & OURO_FREEZE_IMMORTAL)
             make_immortal(o);
     }
-    /* Objects that are being destroyed are in no set either. */
-    page->frozen = page->kind == KIND_TRACKED && page->free == 0;
+    page->frozen = page->kind == KIND_TRACKED && page->free == 0 && all;
     return frozen;
 }
 
-/* The one place where an object comes back. Every collection examines all that is not frozen, so nothing else has to know. */
-static void unfreeze_object(ouro_object *o)
+/* It may have become garbage meanwhile, and nobody would have noticed: so it is a candidate now, and nothing else. */
+static void unfreeze_object(struct page *page, ouro_object *o)
 {
-    o->ouro.flags &= (uint8_t)~OURO_FLAG_FROZEN;
+    o->ouro.flags &= (uint8_t) ~(OURO_FLAG_FROZEN | OURO_FLAG_NEW);
+    o->ouro.flags |= OURO_FLAG_NOTED;
+    sets_note(page, o);
 }
 
 static bool is_frozen(const ouro_object *o)
@@ -122,10 +130,13 @@ static size_t unfreeze_page(struct page *page, unsigned flags)
     for (uint32_t i = 0; i < count; i++, at += step) {
         ouro_object *o = (ouro_object *)(void *)at;
 
-        if (!is_frozen(o))
-            continue;
-        unfreeze_object(o);
-        unfrozen++;
+        if (is_frozen(o)) {
+            unfreeze_object(page, o);
+            unfrozen++;
+        } else if (!block_is_free(o) && (o->ouro.flags & OURO_FLAG_FROZEN)) {
+            o->ouro.flags &=
+                (uint8_t)~OURO_FLAG_FROZEN; /* DEAD: it may live on for its finalizer */
+        }
     }
     return unfrozen;
 }
@@ -159,6 +170,7 @@ size_t ouro_unfreeze(void)
     size_t unfrozen = each_page(unfreeze_page, 0);
 
     end(self);
+    schedule_noted(self, unfrozen);
     return unfrozen;
 }
 

@@ -70,6 +70,7 @@ static void figures(struct seat *self, ouro_memory *stats)
 
 const struct heap_hooks heap_hooks = {
     .grew = schedule_grew,
+    .noted = schedule_noted,
     .starved = starved,
     .figures = figures,
 };

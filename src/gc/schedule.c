@@ -1,56 +1,196 @@
 /*
- * gc/schedule.c - when an automatic collection is due: by the heap's own accounting.
+ * gc/schedule.c - when an automatic collection is due, of which kind, and how much it may do in one stop.
  *
- * The heap reports how many blocks for tracked objects it hands out, less those that it found free; up to 128 at
- * a time, so the sum is exact to that, a thread.  When it reaches the threshold the thread that reported gets
- * COLLECT set in its word.  The threshold is a number of objects, or a share of the survivors if that is more.
+ * By the heap's own accounting: it reports how many blocks for tracked objects it hands out, less those that it found
+ * free; up to 128 at a time.  Threads report candidates, 256 at a time.
+ *
+ *    young   when the number of new objects reaches the threshold, or their bytes do.  A collection that frees little doubles
+ *            the threshold, one that frees much halves it, down to what was set; and the less it frees, the smaller is
+ *            the share of time that such collections may take.
+ *    old     when there are more candidates than the threshold, and more than a share of the objects that live.  Then stop after
+ *            stop, with pauses in between, until few are left.
+ *    deep    when as many have been cut as it takes for an old one; when some have, and there are twice as many objects
+ *            or bytes as when the candidates were last through with, since large garbage may have a single candidate;
+ *            or when memory is over the soft limit
+ *
+ * One stop looks at as many objects as fit into the pause budget, by the speed measured last.
  */
 #include "gc/schedule.h"
 
-#include <ouro/gc.h>
+#include "base/os.h"
+
+enum {
+    NS_FIRST = 40,       /* an object, until it has been measured */
+    OBJECTS_LEAST = 500, /* of one stop, however small the budget */
+    CAP_BALANCED = 256,  /* objects explored from one candidate */
+    CAP_THROUGHPUT = 1024,
+    BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
+    GROWN_OBJECTS = 50000, /* growth beyond double that is let pass */
+    GROWN_BYTES = 64 << 20,
+    YIELD_LOW = 10, /* per cent */
+    YIELD_HIGH = 50,
+};
 
 /* Relaxed all of them: numbers to decide by, nothing else hangs on them. */
-static int64_t net;               /* [atomic] */
-static uint64_t threshold = 2000; /* in force; 0: never */
-static uint64_t first = 2000;     /* setting */
-static unsigned percent = 25;     /* setting */
-static uint64_t survivors_last;
-static mutex settings = MUTEX_INIT; /* who changes the three above and `threshold` */
-static uint32_t disabled;           /* [atomic] how many times */
+static int64_t net;            /* [atomic] new objects */
+static int64_t live;           /* [atomic] tracked objects, new ones included */
+static int64_t net_bytes;      /* [atomic] new bytes, of tracked objects and external */
+static int64_t live_bytes;     /* [atomic] */
+static int64_t external;       /* [atomic] bytes that the program has told of */
+static int64_t candidates;     /* [atomic] */
+static size_t settled_objects; /* [atomic] what there was when no candidate was left */
+static size_t settled_bytes;   /* [atomic] */
+static uint32_t disabled;      /* [atomic] how many times */
+static uint64_t not_before[2]; /* [atomic] time of the next young and old one */
 
-bool schedule_is_due(void)
+static mutex settings = MUTEX_INIT; /* who changes what follows */
+static uint64_t first = 2000;       /* setting; 0: never */
+static unsigned percent = 25;       /* setting */
+static uint64_t threshold = 2000;   /* in force for young collections */
+static uint32_t policy = OURO_GC_BALANCED;
+static uint64_t budget_ns = 500000;
+static uint64_t young_ns = NS_FIRST, old_ns = NS_FIRST; /* of an object */
+static bool draining; /* old collections go on until few candidates are left */
+static bool deep_due;
+static size_t soft_limit; /* 0: none */
+static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
+static ouro_gc_pressure pressure;
+static void *pressure_argument;
+
+static size_t above_zero(const int64_t *number)
 {
-    uint64_t limit = load_relaxed(&threshold);
+    int64_t now = load_relaxed(number);
 
-    int64_t now = load_relaxed(&net);
-
-    return limit && now > 0 && (uint64_t)now >= limit && load_relaxed(&disabled) == 0;
+    return now > 0 ? (size_t)now : 0;
 }
 
-/* By who has the seat. */
-static void ask(struct seat *seat)
+/* --- due --------------------------------------------------------------------------------------------- */
+
+static uint64_t old_limit(void)
 {
-    /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
-    if (!(load_relaxed(&seat->word) & SEAT_COLLECT))
-        fetch_or_acq_rel(&seat->word, SEAT_COLLECT);
+    uint64_t least = load_relaxed(&first);
+    uint64_t share = above_zero(&live) / 100 * load_relaxed(&percent);
+
+    return share > least ? share : least;
 }
 
-void schedule_grew(struct seat *seat, int64_t objects)
+static bool bytes_are_due(void)
 {
-    int64_t now = fetch_add_relaxed(&net, objects) + objects;
+    size_t share = above_zero(&live_bytes) / 100 * load_relaxed(&percent);
 
-    /* A heap that has shrunk owes nothing: what is new from now on counts. */
+    return above_zero(&net_bytes) >= (share > BYTES_LEAST ? share : BYTES_LEAST);
+}
+
+static size_t used_bytes(void)
+{
+    return above_zero(&live_bytes) + above_zero(&external);
+}
+
+static bool limit_is_passed(void)
+{
+    size_t limit = load_relaxed(&soft_limit);
+
+    if (OURO_LIKELY(!limit))
+        return false;
+    size_t at = load_relaxed(&pressed_at), used = used_bytes();
+    if (at && used <= limit)
+        store_relaxed(&pressed_at, (size_t)0);
+    return used > (at ? at + limit / 10 : limit);
+}
+
+/* So much that garbage may be the reason, however few candidates there are. */
+static bool has_grown(void)
+{
+    return above_zero(&live) > 2 * load_relaxed(&settled_objects) + GROWN_OBJECTS ||
+           used_bytes() > 2 * load_relaxed(&settled_bytes) + GROWN_BYTES;
+}
+
+static bool deep_is_wanted(void)
+{
+    return load_relaxed(&deep_due) || limit_is_passed() || (has_grown() && sets_cut_count());
+}
+
+static bool young_is_wanted(void)
+{
+    return above_zero(&net) >= load_relaxed(&threshold) || sets_has_new() || bytes_are_due();
+}
+
+static bool old_is_wanted(void)
+{
+    return load_relaxed(&draining) || above_zero(&candidates) >= old_limit() ||
+           (has_grown() && sets_has_candidates());
+}
+
+bool schedule_is_due(ouro_gc_kind *kind)
+{
+    if (load_relaxed(&first) == 0 || load_relaxed(&disabled))
+        return false;
+    if (deep_is_wanted()) {
+        *kind = OURO_GC_DEEP;
+        return true;
+    }
+    bool young = young_is_wanted(), old = old_is_wanted();
+    if (OURO_LIKELY(!young && !old))
+        return false;
+
+    uint64_t now = os_now_ns();
+    *kind = young && now >= load_relaxed(&not_before[0]) ? OURO_GC_YOUNG : OURO_GC_OLD;
+    return *kind == OURO_GC_YOUNG || (old && now >= load_relaxed(&not_before[1]));
+}
+
+void schedule_ask(struct seat *self)
+{
+    ouro_gc_kind kind;
+
+    if (!(load_relaxed(&self->word) & SEAT_COLLECT) && schedule_is_due(&kind))
+        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
+        fetch_or_acq_rel(&self->word, SEAT_COLLECT);
+}
+
+/* By who has the seat. A heap that has shrunk owes nothing: what is new from now on counts. */
+static void add(int64_t *number, int64_t amount)
+{
+    int64_t now = fetch_add_relaxed(number, amount) + amount;
+
     if (now < 0)
-        cas_relaxed(&net, &now, (int64_t)0);
-    if (objects > 0 && schedule_is_due())
-        ask(seat);
+        cas_relaxed(number, &now, (int64_t)0);
+}
+
+void schedule_grew(struct seat *seat, int64_t objects, int64_t bytes)
+{
+    add(&net, objects);
+    add(&net_bytes, bytes);
+    fetch_add_relaxed(&live, objects);
+    fetch_add_relaxed(&live_bytes, bytes);
+    if (objects > 0)
+        schedule_ask(seat);
+}
+
+void schedule_freed(size_t objects, size_t bytes)
+{
+    fetch_sub_relaxed(&live, (int64_t)objects);
+    fetch_sub_relaxed(&live_bytes, (int64_t)bytes);
+}
+
+void schedule_noted(struct seat *seat, size_t count)
+{
+    fetch_add_relaxed(&candidates, (int64_t)count);
+    schedule_ask(seat);
+}
+
+void ouro_adjust_external_bytes(int64_t delta)
+{
+    struct seat *self = seat_required("ouro_adjust_external_bytes()");
+
+    fetch_add_relaxed(&external, delta);
+    add(&net_bytes, delta);
+    if (delta > 0)
+        schedule_ask(self);
 }
 
 size_t schedule_net_new(void)
 {
-    int64_t now = load_relaxed(&net);
-
-    return now > 0 ? (size_t)now : 0;
+    return above_zero(&net);
 }
 
 size_t schedule_threshold(void)
@@ -58,29 +198,186 @@ size_t schedule_threshold(void)
     return load_relaxed(&threshold);
 }
 
-static void set_threshold_locked(void)
+size_t schedule_candidates(void)
 {
-    uint64_t objects = load_relaxed(&first);
-    uint64_t share = load_relaxed(&survivors_last) / 100 * load_relaxed(&percent);
-
-    store_relaxed(&threshold, objects && share > objects ? share : objects);
+    return above_zero(&candidates);
 }
 
-void schedule_collected(int64_t net_new, size_t survivors)
+size_t schedule_live(void)
 {
-    fetch_sub_relaxed(&net, net_new);
+    return above_zero(&live);
+}
+
+/* --- how much ---------------------------------------------------------------------------------------- */
+
+static uint64_t budget_in_force(void)
+{
+    uint64_t budget = load_relaxed(&budget_ns);
+
+    return load_relaxed(&policy) == OURO_GC_LOW_PAUSE ? budget / 4 : budget;
+}
+
+static size_t objects_in_budget(uint64_t ns_each)
+{
+    uint64_t objects = budget_in_force() / (ns_each ? ns_each : 1);
+
+    return objects > OBJECTS_LEAST ? (size_t)objects : OBJECTS_LEAST;
+}
+
+struct sets_limit schedule_limit(ouro_gc_kind kind)
+{
+    struct sets_limit limit = {SIZE_MAX, CAP_THROUGHPUT};
+
+    if (load_relaxed(&policy) == OURO_GC_THROUGHPUT)
+        return limit;
+    limit.cap = CAP_BALANCED;
+    limit.objects = objects_in_budget(load_relaxed(kind == OURO_GC_YOUNG ? &young_ns : &old_ns));
+    return limit;
+}
+
+/* --- what a collection has shown --------------------------------------------------------------------- */
+
+static void learn_speed(const struct schedule_result *result)
+{
+    uint64_t *speed = result->kind == OURO_GC_YOUNG ? &young_ns : &old_ns;
+
+    if (result->looked < OBJECTS_LEAST / 2)
+        return;
+    uint64_t now = result->pause_ns / result->looked;
+    uint64_t before = load_relaxed(speed);
+    /* Slower counts at once, faster in small steps. */
+    store_relaxed(speed, now > before ? now : (7 * before + now) / 8 + 1);
+}
+
+static unsigned yield_of(const struct schedule_result *result)
+{
+    return result->members ? (unsigned)(result->garbage * 100 / result->members) : 100;
+}
+
+/* So many times the pause has to pass before the next one. A pause far over the budget was not ours: somebody else had
+ * the processor, and that is no reason to rest for seconds. */
+static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
+{
+    uint32_t how = load_relaxed(&policy);
+    uint64_t times = yield >= YIELD_HIGH ? 0 : yield >= YIELD_LOW ? 4 : 19;
+    uint64_t most = 2 * budget_in_force();
+
+    if (how != OURO_GC_THROUGHPUT && pause_ns > most)
+        pause_ns = most;
+
+    return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
+}
+
+static void after_young_locked(const struct schedule_result *result)
+{
+    unsigned yield = yield_of(result);
+    uint64_t least = load_relaxed(&first), now = load_relaxed(&threshold);
+    uint64_t most = objects_in_budget(load_relaxed(&young_ns));
+
+    if (load_relaxed(&policy) == OURO_GC_THROUGHPUT)
+        most = UINT64_C(1) << 22;
+    if (most < least)
+        most = least;
+    if (yield < YIELD_LOW)
+        now *= 2;
+    else if (yield > YIELD_HIGH)
+        now /= 2;
+    now = now > most ? most : now < least ? least : now;
+    store_relaxed(&threshold, now);
+    store_relaxed(&not_before[0], os_now_ns() + rest_after(yield, result->pause_ns));
+}
+
+static void after_old_locked(const struct schedule_result *result)
+{
+    uint64_t limit = old_limit();
+
+    if (result->cleared)
+        store_relaxed(&candidates, (int64_t)0);
+    else
+        add(&candidates, -(int64_t)result->taken);
+    if (above_zero(&candidates) >= limit)
+        store_relaxed(&draining, true);
+    else if (above_zero(&candidates) <= limit / 8)
+        store_relaxed(&draining, false);
+    if (result->kind == OURO_GC_OLD) {
+        store_relaxed(&not_before[1], os_now_ns() + rest_after(yield_of(result), result->pause_ns));
+        if (sets_cut_count() >= limit)
+            store_relaxed(&deep_due, true);
+    } else {
+        store_relaxed(&deep_due, false);
+    }
+    /* An old one knows nothing of candidates that are new, so it does not say so without need. */
+    if (result->kind != OURO_GC_OLD || (result->cleared && sets_cut_count() == 0 && has_grown())) {
+        store_relaxed(&settled_objects, above_zero(&live));
+        store_relaxed(&settled_bytes, used_bytes());
+    }
+}
+
+void schedule_collected(const struct schedule_result *result)
+{
+    add(&net, -result->net_new);
+    fetch_add_relaxed(&candidates, (int64_t)result->put);
     mutex_lock(&settings);
-    store_relaxed(&survivors_last, (uint64_t)survivors);
-    set_threshold_locked();
+    if (result->kind <= OURO_GC_OLD)
+        learn_speed(result);
+    if (result->kind == OURO_GC_YOUNG) {
+        /* Something holds many bytes, and it is not new: look at the old ones, too. */
+        if (result->automatic && bytes_are_due() && yield_of(result) < YIELD_HIGH &&
+            above_zero(&candidates))
+            store_relaxed(&draining, true);
+        store_relaxed(&net_bytes, (int64_t)0);
+        if (result->automatic)
+            after_young_locked(result);
+    } else {
+        if (result->kind != OURO_GC_OLD)
+            store_relaxed(&net_bytes, (int64_t)0);
+        after_old_locked(result);
+    }
     mutex_unlock(&settings);
 }
+
+/* --- memory near its limit ---------------------------------------------------------------------------- */
+
+ouro_status ouro_gc_set_soft_limit(size_t bytes, ouro_gc_pressure callback, void *argument)
+{
+    if (bytes && bytes < 1024)
+        return OURO_INVALID;
+    mutex_lock(&settings);
+    store_relaxed(&soft_limit, bytes);
+    store_relaxed(&pressed_at, (size_t)0);
+    pressure = callback;
+    pressure_argument = argument;
+    mutex_unlock(&settings);
+    return OURO_OK;
+}
+
+bool schedule_is_pressed(void)
+{
+    return limit_is_passed();
+}
+
+void schedule_press(void)
+{
+    mutex_lock(&settings);
+    size_t limit = soft_limit, used = used_bytes();
+    ouro_gc_pressure callback = used > limit ? pressure : NULL;
+    void *argument = pressure_argument;
+    store_relaxed(&pressed_at, limit && used > limit ? used : (size_t)0);
+    mutex_unlock(&settings);
+    if (limit && callback)
+        callback(used, limit, argument);
+}
+
+/* --- settings ---------------------------------------------------------------------------------------- */
 
 void ouro_gc_set_threshold(size_t objects, unsigned percentage)
 {
     mutex_lock(&settings);
     store_relaxed(&first, (uint64_t)objects);
     store_relaxed(&percent, percentage);
-    set_threshold_locked();
+    store_relaxed(&threshold, (uint64_t)objects);
+    store_relaxed(&not_before[0], (uint64_t)0);
+    store_relaxed(&not_before[1], (uint64_t)0);
     mutex_unlock(&settings);
 }
 
@@ -88,6 +385,32 @@ void ouro_gc_get_threshold(size_t *objects, unsigned *percentage)
 {
     *objects = load_relaxed(&first);
     *percentage = load_relaxed(&percent);
+}
+
+ouro_status ouro_gc_set_policy(ouro_gc_policy how)
+{
+    if (how != OURO_GC_THROUGHPUT && how != OURO_GC_BALANCED && how != OURO_GC_LOW_PAUSE)
+        return OURO_INVALID;
+    store_relaxed(&policy, (uint32_t)how);
+    return OURO_OK;
+}
+
+ouro_gc_policy ouro_gc_get_policy(void)
+{
+    return (ouro_gc_policy)load_relaxed(&policy);
+}
+
+ouro_status ouro_gc_set_pause_budget(uint64_t nanoseconds)
+{
+    if (nanoseconds == 0)
+        return OURO_INVALID;
+    store_relaxed(&budget_ns, nanoseconds);
+    return OURO_OK;
+}
+
+uint64_t ouro_gc_get_pause_budget(void)
+{
+    return load_relaxed(&budget_ns);
 }
 
 void ouro_gc_disable(void)
@@ -103,14 +426,16 @@ void ouro_gc_enable(void)
     uint32_t before = fetch_sub_relaxed(&disabled, 1u);
 
     REQUIRE(before != 0, "ouro_gc_enable() without an ouro_gc_disable() before it");
-    if (seat_attached_self && schedule_is_due())
-        ask(seat_attached_self);
+    if (seat_attached_self)
+        schedule_ask(seat_attached_self);
 }
 
 bool ouro_gc_is_enabled(void)
 {
     return load_relaxed(&disabled) == 0;
 }
+
+/* --- fork -------------------------------------------------------------------------------------------- */
 
 void schedule_fork_prepare(void)
 {

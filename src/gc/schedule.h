@@ -1,20 +1,53 @@
 /*
- * gc/schedule.h - when an automatic collection is due.
+ * gc/schedule.h - when an automatic collection is due, of which kind, and how much it may do in one stop.
  */
 #ifndef OURO_GC_SCHEDULE_H
 #define OURO_GC_SCHEDULE_H
 
+#include "gc/sets.h"
 #include "thread/seat.h"
 
-/* The heap's report; sets COLLECT in the word of `seat` if one is due. */
-void schedule_grew(struct seat *seat, int64_t objects);
+#include <ouro/gc.h>
 
-bool schedule_is_due(void);
+/* The heap's reports; each sets COLLECT in the word of `seat` if a collection is due. */
+void schedule_grew(struct seat *seat, int64_t objects, int64_t bytes);
+void schedule_noted(struct seat *seat, size_t candidates);
+
+/* The collector has freed so many small objects, which the heap will not report. */
+void schedule_freed(size_t objects, size_t bytes);
+
+/* Whether an automatic collection is due now, and of which kind. */
+bool schedule_is_due(ouro_gc_kind *kind);
+
+/* COLLECT in the caller's word if a collection is due. */
+void schedule_ask(struct seat *self);
+
 size_t schedule_net_new(void);
 size_t schedule_threshold(void);
+size_t schedule_candidates(void);
+size_t schedule_live(void);
 
-/* After a collection: so much of the growth is accounted for, so many objects survived. */
-void schedule_collected(int64_t net_new, size_t survivors);
+/* How much one stop of a kind may look at. Explicit collections of everything have no limit. */
+struct sets_limit schedule_limit(ouro_gc_kind kind);
+
+/* What a collection has done. */
+struct schedule_result {
+    ouro_gc_kind kind;
+    bool automatic;
+    int64_t net_new; /* growth that is accounted for */
+    size_t looked;   /* objects looked at */
+    size_t taken;    /* candidates that are none any more, or cut */
+    size_t put;      /* new ones */
+    size_t members, garbage;
+    uint64_t pause_ns;
+    bool cleared; /* there are no candidates left */
+};
+void schedule_collected(const struct schedule_result *result);
+
+/* True once if what is used is over the soft limit: a collection of all candidates is to be made, and then
+ * schedule_press() calls the program's callback if that did not help. */
+bool schedule_is_pressed(void);
+void schedule_press(void);
 
 /* For fork: the mutex of the settings. */
 void schedule_fork_prepare(void);

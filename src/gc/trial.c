@@ -1,16 +1,18 @@
 /*
- * gc/trial.c - trial deletion over the set of all tracked objects, in a stopped world.
+ * gc/trial.c - trial deletion over a set of objects, in a stopped world.
  *
  *   count     for each member: its scratch word becomes its reference count, and each reference that it has to
- *             another member takes one off that one's.  Both in one pass: a scratch word is made when it is first
- *             needed.  What is left is the number of references from outside the set.
+ *             another member takes one off that one's.  What is left is the number of references from outside the set.
  *   mark      members with something left are held; what they reach is held, too.
  *   condemn   the rest is garbage.  Its weak references are cleared.  What has a finalizer that has not run is queued, with
  *             a reference, and is held from then on with all that it reaches.
  *
- * The set is a bitmap for each page, so that a set of another kind (new objects, candidates and what they reach)
- * needs nothing but another way to set bits and to tell membership from a header.  A scratch word of 0 says "not
- * in the set, or held already": marking writes 0, so nothing has to be cleaned up.  Counts are unsigned and wrap to
+ * It is safe on any set: a reference from an object that is not in it counts as one from outside, so what is missing in the
+ * set can only keep something alive.
+ *
+ * The set is a bitmap for each page, and the bit MEMBER in scratch words.  If membership can be told from the flags in a
+ * header (all objects, all new ones) making the set and counting is one pass: a scratch word is made when it is first
+ * needed.  Marking writes 0, so nothing has to be cleaned up.  Counts are unsigned and wrap to
  * "held": a `visit` function that reports a reference twice keeps garbage alive, it frees nothing that lives.
  *
  * Objects of which the count is 0 or less wait for the drain of a hint; they are held.  DEAD ones are somebody
@@ -24,69 +26,44 @@
 #include "gc/trial.h"
 
 #include "gc/debug.h"
+#include "gc/sets.h"
 #include "object/finalize.h"
-#include "object/type.h"
 #include "object/weak.h"
 
-enum {
-    RING = 32,          /* how many steps ahead */
-    STACK = 8192,       /* objects on the mark stack: 64 KiB */
-    SCRATCH_MEMBER = 1, /* makes a scratch word of a member differ from 0 */
-    SCRATCH_ONE = 16,
-    EXCLUDED = OURO_FLAG_DEAD | OURO_FLAG_GARBAGE | OURO_FLAG_FROZEN | OURO_FLAG_UNTRACKED,
-};
-#define SCRATCH_HELD (1u << 31)
-
 /* [stopped] one collection at a time */
-static ouro_object *stack[STACK];
+ouro_object *trial_stack[TRIAL_STACK];
 static size_t stack_top;
 static bool rescan_wanted;
 static size_t marked;
-
-static inline bool is_member(const ouro_object *o)
-{
-    return !(o->ouro.flags & EXCLUDED);
-}
-
-static inline uint32_t scratch_of(const ouro_object *o)
-{
-    uint32_t w = load_relaxed(&o->ouro.owned);
-    uint32_t s = load_relaxed(&o->ouro.shared);
-    int32_t count = OURO_SHARED_COUNT(s);
-
-    if (OURO_OWNED_ID(w) != OURO_ID_MERGED)
-        count += (int32_t)OURO_OWNED_COUNT(w);
-    if (OURO_UNLIKELY(count <= 0 || (s & OURO_IMMORTAL) || OURO_OWNED_ID(w) == OURO_ID_IMMORTAL))
-        return SCRATCH_HELD | SCRATCH_MEMBER;
-    return (uint32_t)count * SCRATCH_ONE | SCRATCH_MEMBER;
-}
 
 /* --- count ------------------------------------------------------------------------------------------- */
 
 struct count_pass {
     ouro_visitor visitor;
+    uint8_t mask, want; /* members that have no scratch word yet are told by their flags */
     unsigned next;
-    bool special; /* some member has weak references, or a type with a finalizer */
-    ouro_object *ring[RING];
+    ouro_object *ring[TRIAL_RING];
 };
+static struct count_pass pass; /* [stopped] */
 
 static inline void subtract(ouro_object *o)
 {
-    ASSERT(o->ouro.type != 0);
-    if (!is_member(o))
-        return;
     uint32_t scratch = o->ouro.gc;
 
-    if (scratch == 0)
+    ASSERT(o->ouro.type != 0);
+    if (!(scratch & SCRATCH_MEMBER)) {
+        if ((o->ouro.flags & pass.mask) != pass.want)
+            return;
         scratch = scratch_of(o);
+    }
     if (OURO_LIKELY(scratch < SCRATCH_HELD))
         scratch -= SCRATCH_ONE;
     o->ouro.gc = scratch;
 }
 
-static inline void subtract_later(struct count_pass *pass, ouro_object *o)
+static inline void subtract_later(ouro_object *o)
 {
-    ouro_object **place = &pass->ring[pass->next++ % RING];
+    ouro_object **place = &pass.ring[pass.next++ % TRIAL_RING];
     ouro_object *old = *place;
 
     __builtin_prefetch(o, 1);
@@ -97,75 +74,98 @@ static inline void subtract_later(struct count_pass *pass, ouro_object *o)
 
 static void count_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
 {
+    (void)visitor;
     for (size_t i = 0; i < count; i++) {
         if (fields[i])
-            subtract_later((struct count_pass *)visitor, fields[i]);
+            subtract_later(fields[i]);
     }
 }
 
-static void count_members(struct count_pass *pass, struct page *page, struct trial *trial)
+static inline void count_object(struct trial *trial, ouro_object *o)
+{
+    const struct ouro_type *type = type_of(o);
+
+    if (OURO_UNLIKELY((load_relaxed(&o->ouro.shared) & OURO_WEAK) || type->finalize))
+        trial->special = true;
+    for (size_t f = 0; f < type->field_count; f++) {
+        ouro_object *target = *type_field(o, type->fields[f]);
+
+        if (target)
+            subtract_later(target);
+    }
+    if (OURO_UNLIKELY(type->visit != NULL))
+        type->visit(o, &pass.visitor);
+}
+
+static void begin_pass(uint8_t mask, uint8_t want)
+{
+    pass = (struct count_pass){.visitor = {count_fields}, .mask = mask, .want = want};
+}
+
+void trial_begin(struct trial *trial, struct seat *self)
+{
+    *trial = (struct trial){.self = self};
+    begin_pass(0, 1); /* no flags tell */
+}
+
+size_t trial_walk(struct trial *trial, struct page *page, uint8_t mask, uint8_t want)
 {
     uint64_t *condemned = page_condemned(page);
     uint32_t count = page_object_count(page), step = page_step(page);
+    size_t members = 0;
     char *at = page->start;
 
+    pass.mask = mask;
+    pass.want = want;
     for (uint32_t i = 0; i < count; i++, at += step) {
         ouro_object *o = (ouro_object *)(void *)at;
 
-        if (block_is_free(o) || !is_member(o))
+        if (block_is_free(o) || (o->ouro.flags & mask) != want)
             continue;
-        condemned[granule_of(o) / 64] |= (uint64_t)1 << granule_of(o) % 64;
-        trial->members++;
-        if (o->ouro.gc == 0)
+        map_set(condemned, o);
+        members++;
+        if (!(o->ouro.gc & SCRATCH_MEMBER))
             o->ouro.gc = scratch_of(o);
-
-        const struct ouro_type *type = type_of(o);
-        if (OURO_UNLIKELY((load_relaxed(&o->ouro.shared) & OURO_WEAK) || type->finalize))
-            pass->special = true;
-        for (size_t f = 0; f < type->field_count; f++) {
-            ouro_object *target = *type_field(o, type->fields[f]);
-
-            if (target)
-                subtract_later(pass, target);
-        }
-        if (OURO_UNLIKELY(type->visit != NULL))
-            type->visit(o, &pass->visitor);
+        count_object(trial, o);
     }
+    trial->members += members;
+    if (members && !page->in_set) {
+        page->in_set = true;
+        page->condemned_next = trial->pages;
+        trial->pages = page;
+    }
+    return members;
 }
 
-/* True if garbage may need more than being dissolved. */
-static bool count_all(struct trial *trial)
+void trial_walk_end(struct trial *trial)
 {
-    struct count_pass pass = {.visitor = {count_fields}};
-    struct page **link = &trial->pages;
-
-    for (struct area *area = area_first(); area; area = area->next) {
-        for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++) {
-            struct page *page = &area->pages[i];
-            size_t before = trial->members;
-
-            if (page->kind != KIND_TRACKED || page->frozen)
-                continue;
-            count_members(&pass, page, trial);
-            if (trial->members != before) {
-                *link = page;
-                link = &page->condemned_next;
-            }
-        }
-    }
-    *link = NULL;
-    for (size_t i = 0; i < RING; i++) {
+    (void)trial;
+    for (size_t i = 0; i < TRIAL_RING; i++) {
         if (pass.ring[i])
             subtract(pass.ring[i]);
     }
-    return pass.special;
+    begin_pass(0, 1);
+}
+
+void trial_count(struct trial *trial)
+{
+    begin_pass(0, 1);
+    for (struct page *page = trial->pages; page; page = page->condemned_next) {
+        const uint64_t *condemned = page_condemned(page);
+
+        for (size_t word = 0; word < MAP_WORDS; word++) {
+            for (uint64_t bits = condemned[word]; bits; bits &= bits - 1)
+                count_object(trial, object_at(page, word, bits));
+        }
+    }
+    trial_walk_end(trial);
 }
 
 /* --- mark -------------------------------------------------------------------------------------------- */
 
 static void mark_overflow(ouro_object *o)
 {
-    if (o->ouro.gc == 0)
+    if (!(o->ouro.gc & SCRATCH_MEMBER))
         return;
     o->ouro.gc = 0;
     marked++;
@@ -175,10 +175,10 @@ static void mark_overflow(ouro_object *o)
 
 static inline void mark_later(ouro_object *o)
 {
-    if (OURO_UNLIKELY(stack_top == STACK))
+    if (OURO_UNLIKELY(stack_top == TRIAL_STACK))
         mark_overflow(o);
     else
-        stack[stack_top++] = o;
+        trial_stack[stack_top++] = o;
 }
 
 static void mark_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
@@ -210,34 +210,27 @@ static inline void mark_targets(ouro_object *o)
 /* Empties the stack through a ring of objects whose lines are on their way. */
 static void mark_reached(void)
 {
-    ouro_object *ring[RING];
+    ouro_object *ring[TRIAL_RING];
     unsigned first = 0, count = 0;
 
     for (;;) {
-        while (count < RING && stack_top > 0) {
-            ouro_object *o = stack[--stack_top];
+        while (count < TRIAL_RING && stack_top > 0) {
+            ouro_object *o = trial_stack[--stack_top];
 
             __builtin_prefetch(o, 1);
-            ring[(first + count++) % RING] = o;
+            ring[(first + count++) % TRIAL_RING] = o;
         }
         if (count == 0)
             return;
-        ouro_object *o = ring[first++ % RING];
+        ouro_object *o = ring[first++ % TRIAL_RING];
 
         count--;
-        if (o->ouro.gc == 0)
+        if (!(o->ouro.gc & SCRATCH_MEMBER)) /* not in the set, or held already */
             continue;
         o->ouro.gc = 0;
         marked++;
         mark_targets(o);
     }
-}
-
-/* The object at a bit of a page's map. */
-static inline ouro_object *object_at(const struct page *page, size_t word, uint64_t bits)
-{
-    return (ouro_object *)(void *)(page->start +
-                                   (word * 64 + (size_t)__builtin_ctzll(bits)) * GRANULE);
 }
 
 static void mark_held(const struct trial *trial)
@@ -370,7 +363,7 @@ static void clear_map(uint64_t *map)
 }
 
 /* Leaves the bits of the garbage of a page; returns how much there is. */
-static size_t condemn_page(struct page *page)
+static size_t condemn_page(struct trial *trial, struct page *page)
 {
     uint64_t *condemned = page_condemned(page), *hints = page_hints(page);
     size_t count = 0;
@@ -381,8 +374,11 @@ static size_t condemn_page(struct page *page)
         for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
             ouro_object *o = object_at(page, word, bits);
 
-            if (o->ouro.gc == 0)
+            if (o->ouro.gc == 0) {
+                if (trial->keep != KEEP_AS_IS)
+                    sets_kept(o, trial->keep == KEEP_EXAMINED);
                 continue;
+            }
             o->ouro.gc = 0;
             o->ouro.flags |= OURO_FLAG_GARBAGE;
             garbage |= bits & -bits;
@@ -405,8 +401,9 @@ static void condemn(struct trial *trial)
     for (struct page *page = trial->pages; page; page = page->condemned_next) {
         size_t count = 0;
 
-        if (trial->garbage)
-            count = condemn_page(page);
+        page->in_set = false;
+        if (trial->garbage || trial->keep != KEEP_AS_IS)
+            count = condemn_page(trial, page);
         else
             clear_map(page_condemned(page));
         if (count) {
@@ -420,19 +417,17 @@ static void condemn(struct trial *trial)
     (void)garbage;
 }
 
-void trial_full(struct seat *self, struct trial *trial, unsigned debugging)
+void trial_decide(struct trial *trial)
 {
-    *trial = (struct trial){.debugging = debugging};
     stack_top = 0;
     rescan_wanted = false;
     marked = 0;
-    bool special = count_all(trial);
     mark_held(trial);
-    mark_rest(self, trial);
-    if (special && marked < trial->members)
-        queue_finalizers(self, trial);
-    if (OURO_UNLIKELY(debugging & OURO_GC_SAVE))
-        each_garbage(self, trial, save);
+    mark_rest(trial->self, trial);
+    if (trial->special && marked < trial->members)
+        queue_finalizers(trial->self, trial);
+    if (OURO_UNLIKELY(trial->debugging & OURO_GC_SAVE))
+        each_garbage(trial->self, trial, save);
     ASSERT(marked <= trial->members);
     trial->survivors = marked;
     trial->garbage = trial->members - marked;

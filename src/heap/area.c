@@ -108,20 +108,33 @@ static size_t find_run(const struct area *area, size_t run)
     return 0;
 }
 
-/* Descriptors as new, hint maps empty. Nobody else knows these pages. */
+static void reset_map(uint64_t *map)
+{
+    for (size_t i = 0; i < MAP_WORDS; i++) {
+        if (load_relaxed(&map[i]))
+            store_relaxed(&map[i], (uint64_t)0);
+    }
+}
+
+/* Descriptors as new, maps empty. Nobody else knows these pages, but the collector's lists may still have them. */
 static void reset_page(struct page *page)
 {
-    char *start = page->start;
-    uint8_t was_used = page->was_used;
-    uint64_t *hints = page_hints(page);
+    struct page before = *page;
 
     memset(page, 0, sizeof *page);
-    page->start = start;
-    page->was_used = was_used;
-    for (size_t i = 0; i < MAP_WORDS; i++) {
-        if (load_relaxed(&hints[i]))
-            store_relaxed(&hints[i], (uint64_t)0);
-    }
+    page->start = before.start;
+    page->was_used = before.was_used;
+    page->new_next = before.new_next;
+    page->noted_next = before.noted_next;
+    page->in_new = before.in_new;
+    page->in_noted = before.in_noted;
+    page->cut_next = before.cut_next;
+    page->in_cut = before.in_cut;
+    reset_map(page_hints(page));
+    if (before.in_noted)
+        reset_map(page_candidates(page));
+    if (before.in_cut)
+        reset_map(page_cut(page));
 }
 
 static struct page *take_from_locked(struct area *area, size_t first, size_t run, bool *fresh)

@@ -17,6 +17,7 @@
 #include "heap/heap.h"
 
 #include "base/os.h"
+#include "heap/dirty.h"
 
 #include <string.h>
 
@@ -64,6 +65,13 @@ void heap_init(struct seat *seat)
 
     for (uint32_t slot = 0; slot < SLOT_COUNT; slot++)
         heap->slots[slot].current = &heap_no_page;
+}
+
+static void grew(struct seat *seat, const struct page *page, int64_t objects)
+{
+    size_t bytes = page_state(page) == PAGE_LARGE ? page->large_bytes : page->block_size;
+
+    heap_hooks.grew(seat, objects, objects * (int64_t)bytes);
 }
 
 /* --- lists of pages ---------------------------------------------------------------------------------- */
@@ -199,11 +207,13 @@ static bool refill(struct seat *self, struct page *page)
     uint32_t found = page->stock ? 0 : collect_blocks(page);
     uint32_t count = page->stock ? hand_out_stock(page) : carve(page);
 
+    if (page->kind == KIND_TRACKED && (count || found)) {
+        grew(self, page, (int64_t)count - found);
+        dirty_mark_new(page);
+    }
     if (OURO_UNLIKELY(
             page->frozen)) /* collections skip a frozen page; what is made now is not frozen */
         page->frozen = false;
-    if (page->kind == KIND_TRACKED && (count || found))
-        heap_hooks.grew(self, (int64_t)count - found);
     return count != 0;
 }
 
@@ -243,7 +253,7 @@ static void collect_and_report(struct seat *seat, struct page *page)
     uint32_t found = collect_blocks(page);
 
     if (page->kind == KIND_TRACKED && found)
-        heap_hooks.grew(seat, -(int64_t)found);
+        grew(seat, page, -(int64_t)found);
 }
 
 static uint32_t notice_of(const struct page *page)
@@ -267,7 +277,7 @@ static void place_page(struct seat *seat, struct seat *self, struct page *page)
 static void free_large(struct seat *self, struct page *page)
 {
     if (page->kind == KIND_TRACKED)
-        heap_hooks.grew(self, -1);
+        grew(self, page, -1);
     if (page->kind == KIND_RAW)
         area_free(page);
     else
@@ -465,8 +475,10 @@ void *heap_alloc_large(struct seat *self, enum page_kind kind, size_t bytes, boo
     page->large_bytes = bytes;
     *(struct block *)(void *)page->start = (struct block){0};
     store_relaxed(&page->state, (uint8_t)PAGE_LARGE);
-    if (kind == KIND_TRACKED)
-        heap_hooks.grew(self, 1);
+    if (kind == KIND_TRACKED) {
+        grew(self, page, 1);
+        dirty_mark_new(page);
+    }
     return page->start;
 }
 
@@ -479,6 +491,18 @@ uint32_t heap_handed_and_free(struct page *page)
     for (uint32_t link = page->free; link; link = peek(page, link).next)
         count++;
     return count;
+}
+
+void heap_unhand(struct page *page)
+{
+    uint32_t handed = heap_handed_and_free(page);
+
+    if (handed == 0)
+        return;
+    add_chunk(page, page->free, handed);
+    page->free = 0;
+    if (page->kind == KIND_TRACKED)
+        grew(page->seat, page, -(int64_t)handed);
 }
 
 /* A current page that holds nothing is put into its list, as empty. */
@@ -496,7 +520,7 @@ static void shed_current(struct seat *seat, struct seat *self, struct heap_slot 
         add_chunk(page, page->free, handed);
         page->free = 0;
         if (page->kind == KIND_TRACKED)
-            heap_hooks.grew(seat, -(int64_t)handed);
+            grew(seat, page, -(int64_t)handed);
     }
     slot->current = &heap_no_page;
     place_page(seat, self, page);

@@ -42,8 +42,11 @@ static_assert(sizeof(struct heap) <= SEAT_HEAP_BYTES, "a seat has room for its h
 
 /* Calls from the heap layer upwards; filled in by src/gc/hooks.c. */
 struct heap_hooks {
-    /* The number of tracked objects of a seat that the caller has has grown by so many, more or less. */
-    void (*grew)(struct seat *seat, int64_t objects);
+    /* The tracked objects of a seat that the caller has have grown by so many and so many bytes, more or less. */
+    void (*grew)(struct seat *seat, int64_t objects, int64_t bytes);
+
+    /* A thread has noted so many candidates more. */
+    void (*noted)(struct seat *self, size_t candidates);
 
     /* Memory is out: free what can be freed without a safepoint. */
     void (*starved)(struct seat *self);
@@ -83,6 +86,10 @@ void heap_flush(struct seat *self);
 
 /* How many blocks of a page have been handed out and are still in its `free` list. By who has the seat. */
 uint32_t heap_handed_and_free(struct page *page);
+
+/* By who has the seat: blocks that were handed out and are in the page's `free` list become stock again, so that the next allocation
+ * takes the slow path. */
+void heap_unhand(struct page *page);
 
 /* By who has the seat: retires empty pages beyond `keep`; `thorough`: looks into current pages, too. */
 void heap_shed(struct seat *seat, struct seat *self, uint32_t keep, bool thorough);

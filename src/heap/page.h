@@ -92,12 +92,19 @@ struct page {
     uint8_t rescan;      /* [stopped] the collector has to walk it again */
     uint8_t
         frozen; /* [seat] all its objects are frozen, and nothing was handed out since; set in a stopped world */
-    bool finalizable;              /* [lock: queue] object/finalize.c: it has bits in that map */
-    struct page *returned_next;    /* who has set in_returned, then who takes the stack */
-    struct page *inbox_next;       /* the same with in_inbox */
-    struct page *waiting_next;     /* [lock: heap] RETIRED: next in the queue */
-    uint64_t stamp;                /* [lock: heap] RETIRED: when (thread/grace.h) */
-    struct page *condemned_next;   /* [collector] */
+    bool finalizable;            /* [lock: queue] object/finalize.c: it has bits in that map */
+    struct page *returned_next;  /* who has set in_returned, then who takes the stack */
+    struct page *inbox_next;     /* the same with in_inbox */
+    struct page *waiting_next;   /* [lock: heap] RETIRED: next in the queue */
+    uint64_t stamp;              /* [lock: heap] RETIRED: when (thread/grace.h) */
+    struct page *condemned_next; /* [collector] */
+    struct page *new_next;       /* [atomic] heap/dirty.c; kept when the page changes hands */
+    struct page *noted_next;     /* likewise */
+    struct page *cut_next;       /* [stopped] gc/sets.c; kept, too */
+    bool in_cut;                 /* [stopped] likewise */
+    bool in_set;                 /* [stopped] it is in the list of a trial */
+    uint8_t in_new;              /* who has the seat sets it, the collector clears it; kept, too */
+    uint8_t in_noted;            /* [atomic] anyone sets it, the collector clears it; kept, too */
     struct page *finalizable_next; /* [lock: queue] object/finalize.c */
 };
 
@@ -111,6 +118,8 @@ struct area {
     alignas(
         64) uint64_t hints[AREA_PAGES][MAP_WORDS]; /* [atomic] blocks to look at: object/merge.c */
     alignas(64) uint64_t condemned[AREA_PAGES][MAP_WORDS];   /* [collector] */
+    alignas(64) uint64_t candidates[AREA_PAGES][MAP_WORDS];  /* [atomic] object/note.c */
+    alignas(64) uint64_t cut[AREA_PAGES][MAP_WORDS];         /* [collector] gc/sets.c */
     alignas(64) uint64_t finalizable[AREA_PAGES][MAP_WORDS]; /* [lock: queue] object/finalize.c */
 };
 
@@ -140,6 +149,16 @@ static inline uint64_t *page_hints(struct page *page)
 static inline uint64_t *page_condemned(struct page *page)
 {
     return area_of(page)->condemned[page - area_of(page)->pages];
+}
+
+static inline uint64_t *page_candidates(struct page *page)
+{
+    return area_of(page)->candidates[page - area_of(page)->pages];
+}
+
+static inline uint64_t *page_cut(struct page *page)
+{
+    return area_of(page)->cut[page - area_of(page)->pages];
 }
 
 static inline uint64_t *page_finalizable(struct page *page)

@@ -5,6 +5,7 @@
 
 #include "object/death.h"
 #include "object/merge.h"
+#include "object/note.h"
 #include "object/type.h"
 #include "object/weak.h"
 
@@ -62,6 +63,7 @@ static void dropped_too_often(const ouro_object *o)
 /* The owner's local count goes to 0 while others hold references, or held some. */
 static bool owner_merges(struct seat *self, ouro_object *o)
 {
+    note_merged(self, o);
     /* In this order: after MERGED is set the last of the others frees it. */
     store_relaxed(&o->ouro.owned, 0u);
     /* [C2] acq_rel: this thread's uses, to who frees; their uses, if it is we who free */
@@ -87,6 +89,8 @@ bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t w)
         uint32_t local = OURO_OWNED_COUNT(w);
 
         if (local >= 2) {
+            if (w & OURO_FRESH)
+                note_owned(self, o);
             store_relaxed(&o->ouro.owned, (w - 1u) & ~OURO_FRESH);
             return false;
         }
@@ -95,6 +99,7 @@ bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t w)
         return owner_merges(self, o);
     }
 
+    note_shared(self, o, w);
     /* [C2] acq_rel: this thread's uses, to who frees; all others' uses, if it is we who free. [C1] release */
     uint32_t s = fetch_sub_acq_rel(&o->ouro.shared, OURO_SHARED_ONE) - OURO_SHARED_ONE;
 
@@ -183,6 +188,8 @@ bool(ouro_disown)(ouro_object *o)
     /* [C1] acquire: as in ouro_is_unique(); then nobody else can reach it, and plain order is enough */
     if (load_acquire(&o->ouro.shared) != 0)
         return false;
+    if (!(w & OURO_FRESH))
+        note_merged(self, o);
     store_relaxed(&o->ouro.owned, 0u);
     store_relaxed(&o->ouro.shared, OURO_SHARED_ONE | OURO_MERGED);
     return true;

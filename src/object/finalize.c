@@ -150,7 +150,10 @@ static bool put(struct seat *self, ouro_object *o)
 
 void finalize_queue_dead(struct seat *self, ouro_object *o)
 {
-    store_relaxed(&o->ouro.flags, (uint8_t)(load_relaxed(&o->ouro.flags) & ~OURO_FLAG_DEAD));
+    /* A collection may have passed it over while it was DEAD, so that no list has its page, and no map its bit. If it lives
+     * on, dropping the queue's reference notes it again. */
+    store_relaxed(&o->ouro.flags, (uint8_t)(load_relaxed(&o->ouro.flags) &
+                                            ~(OURO_FLAG_DEAD | OURO_FLAG_NEW | OURO_FLAG_NOTED)));
     store_relaxed(&o->ouro.owned, 0u);
     if (load_relaxed(&o->ouro.shared) & OURO_WEAK)
         /* [R2] release: that its weak references have been cleared; count_try() */

@@ -20,6 +20,7 @@
 #include "heap/heap.h"
 #include "object/count.h"
 #include "object/death.h"
+#include "object/note.h"
 
 enum { HOLD_BLOCKS = 256 };
 
@@ -44,6 +45,8 @@ static void merge_one(struct seat *seat, struct seat *self, ouro_object *o)
         store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);
         return;
     }
+    if (!(w & OURO_FRESH))
+        note_merged(self, o);
     /* In this order: after MERGED is set whoever drops the last reference frees it. */
     store_relaxed(&o->ouro.owned, 0u);
     uint32_t merged;

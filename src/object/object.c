@@ -13,13 +13,12 @@ static_assert(offsetof(ouro_header, shared) == 4 && offsetof(ouro_header, type) 
                   offsetof(ouro_header, flags) == 15,
               "the layout is public, and a free block relies on it");
 
-/* A block becomes an object with one reference, the caller's. It is not born fresh: no young or old
- * collection looks at it yet, so that nobody has to pay for noting its first loss. */
+/* A block becomes an object with one reference, the caller's. */
 static inline ouro_object *be_born(struct seat *self, void *block, const struct ouro_type *type)
 {
     struct block *header = block;
 
-    store_relaxed(&header->owned, self->id << 16 | 1u);
+    store_relaxed(&header->owned, self->id << 16 | type->fresh | 1u);
     header->next = 0;
     header->gc = 0;
     header->type_lock_flags = type->birth;

@@ -22,6 +22,13 @@ void *ouro_slot_load(const ouro_slot *slot)
     return o ? (ouro_incref)(o) : NULL;
 }
 
+/* The caller's reference becomes the slot's without being counted. */
+static void note_moved(ouro_object *o)
+{
+    if (o)
+        (ouro_note)(o);
+}
+
 /* Puts `o` in, with its count; what was there is retired. After retire_reserve(). */
 static ouro_object *slot_exchange(struct seat *self, ouro_slot *slot, ouro_object *o)
 {
@@ -56,6 +63,7 @@ ouro_status(ouro_slot_store_steal)(ouro_slot *slot, ouro_object *o)
 
     if (!retire_reserve(self))
         return OURO_NO_MEMORY;
+    note_moved(o);
     slot_exchange(self, slot, o);
     return OURO_OK;
 }
@@ -66,6 +74,7 @@ ouro_status(ouro_slot_exchange)(ouro_slot *slot, ouro_object *o, ouro_object **o
 
     if (!retire_reserve(self))
         return OURO_NO_MEMORY;
+    note_moved(o);
     *old = slot_exchange(self, slot, o);
     return OURO_OK;
 }
@@ -87,6 +96,7 @@ ouro_status(ouro_slot_compare_exchange)(ouro_slot *slot, const void *expected, o
 
     if (!retire_reserve(self))
         return OURO_NO_MEMORY;
+    note_moved(o);
     /* [L1] acq_rel: as in slot_exchange() */
     if (!cas_acq_rel(&slot->value, &old, o))
         return OURO_BUSY;

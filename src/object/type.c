@@ -63,7 +63,8 @@ static void fill_in(struct ouro_type *type, const ouro_type_spec *spec, uint32_t
         memcpy(fields, spec->fields, field_bytes);
     memcpy(name, spec->name, strlen(spec->name) + 1);
     type->kind = tracked ? KIND_TRACKED : KIND_UNTRACKED;
-    type->birth = index | (uint32_t)(tracked ? 0 : OURO_FLAG_UNTRACKED) << 24;
+    type->birth = index | (uint32_t)(tracked ? OURO_FLAG_NEW : OURO_FLAG_UNTRACKED) << 24;
+    type->fresh = tracked ? OURO_FRESH : 0;
     type->size = spec->size;
     type->item_size = spec->item_size;
     type->slot = heap_slot_of(type->kind, spec->size);

@@ -11,6 +11,7 @@ enum { TYPE_COUNT_MAX = UINT16_MAX }; /* indexes 1 to this */
 struct ouro_type {
     /* [const] once registered; the first ones are for making, traversing and destroying */
     uint32_t birth; /* bytes 12 to 15 of a new object's header */
+    uint32_t fresh; /* OURO_FRESH if the collector wants to know of the first lost reference */
     uint32_t slot;  /* where its instances without items are allocated */
     size_t size;
     const uint16_t *fields;

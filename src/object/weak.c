@@ -28,6 +28,7 @@
 
 #include "base/fault.h"
 #include "base/mutex.h"
+#include "heap/page.h"
 #include "object/count.h"
 #include "object/death.h"
 #include "object/finalize.h"
@@ -339,11 +340,17 @@ ouro_weakref *(ouro_weakref_new_callback)(ouro_object *target, ouro_weakref_call
 
 /* --- clearing ---------------------------------------------------------------------------------------- */
 
-/* By a clearing in a stopped world: garbage has a scratch word, see gc/trial.c; what an earlier collection has found and
- * somebody still takes apart has the flag. */
-static bool is_garbage(const ouro_weakref *ref, bool stopped)
+/* By a clearing in a stopped world: a member of the set that is tried has its bit in the map, and is not held if it still has a
+ * scratch word; see gc/trial.c. What an earlier collection has found and somebody still takes apart has the flag. */
+static bool is_garbage(ouro_weakref *ref, bool stopped)
 {
-    return (load_relaxed(&ref->ouro.flags) & OURO_FLAG_GARBAGE) || (stopped && ref->ouro.gc != 0);
+    if (load_relaxed(&ref->ouro.flags) & OURO_FLAG_GARBAGE)
+        return true;
+    if (!stopped || ref->ouro.gc == 0)
+        return false;
+    const uint64_t *condemned = page_condemned(page_of(ref));
+    uint32_t granule = granule_of(ref);
+    return (condemned[granule / 64] >> granule % 64 & 1) != 0;
 }
 
 /* Those with a callback that is to be called are put in front of *fired, with a reference. */

@@ -85,6 +85,7 @@ struct seat {
     ouro_object *retiring_blocks;     /* [owner] dead objects whose blocks wait, as in `dying` */
     ouro_object *retiring_last;       /* [owner] the last of them */
     size_t retiring_bytes;            /* [owner] how much both are */
+    uint64_t notes;                   /* [owner] candidates that this thread has noted */
     size_t retiring_block_bytes;      /* [owner] those of the blocks */
     bool running;                     /* [owner] object/death.c is at work below on the stack */
     bool in_destroy;                  /* [owner] a type's `destroy` is */

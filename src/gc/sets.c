@@ -1,0 +1,592 @@
+/*
+ * gc/sets.c - which objects a collection examines, and when an object stops being a candidate.
+ *
+ * Cyclic garbage comes to be only when one of its members loses a reference and lives on, and that one is noted as a
+ * candidate (object/note.h).  So it is enough to look at what candidates reach.
+ *
+ * The rule that nothing is lost by: an object stops being a candidate when it dies, or when a trial has kept it *and all
+ * that it reaches was in the set*.  A young collection has only the new objects in its set, so it takes nobody's
+ * candidature away; what is kept goes into the map of candidates.  An old one explores from each candidate, breadth first,
+ * at most `cap` objects; if that was all, the rule holds for each of those; if not, the candidate is cut, stays one, and
+ * waits in the map of the cut.  Small garbage is found in this way whatever hangs below it.
+ *
+ * What an exploration does not follow is in no garbage: immortal and frozen objects, and those of types that are
+ * acyclic or have no references.
+ *
+ * Candidates' bits are left in the maps when they die; the block may be free, or another object's by now.  That is looked
+ * at in vain.  docs/internals/generations.md has the argument in full.
+ */
+#include "gc/sets.h"
+
+#include "heap/dirty.h"
+#include "heap/heap.h"
+
+#include <string.h>
+
+enum { CAP_MAX = 1024 };
+
+/* Lists in which the page that has waited longest comes first: what a limit leaves over is looked at next time. */
+struct pages {
+    struct page *first, *last;
+};
+
+/* [stopped] */
+static struct pages new_pages;    /* linked by new_next */
+static struct pages noted_pages;  /* linked by noted_next */
+static struct page *cut_pages;    /* linked by cut_next */
+static size_t cut_count;          /* relaxed R by anyone: bits in the maps of the cut, about */
+static size_t taken;              /* candidates taken out of the maps */
+static size_t put;                /* candidates that young collections have put into them */
+static bool young_left, old_left; /* relaxed R by anyone: the last of its kind came to its limit */
+
+/* What is frozen is looked at again when it is no longer: see gc/freeze.c. */
+static bool is_in_use(const struct page *page)
+{
+    uint8_t state = page_state(page);
+
+    return (state == PAGE_ACTIVE || state == PAGE_LARGE) && page->kind == KIND_TRACKED &&
+           !page->frozen;
+}
+
+static void append_new(struct pages *list, struct page *page)
+{
+    page->new_next = NULL;
+    *(list->last ? &list->last->new_next : &list->first) = page;
+    list->last = page;
+}
+
+static struct page *take_new(struct pages *list)
+{
+    struct page *page = list->first;
+
+    if (page && (list->first = page->new_next) == NULL)
+        list->last = NULL;
+    return page;
+}
+
+static void append_noted(struct page *page)
+{
+    page->noted_next = NULL;
+    *(noted_pages.last ? &noted_pages.last->noted_next : &noted_pages.first) = page;
+    noted_pages.last = page;
+}
+
+static void remove_first_noted(void)
+{
+    struct page *page = noted_pages.first;
+
+    page->in_noted = 0;
+    noted_pages.first = page->noted_next;
+    if (!noted_pages.first)
+        noted_pages.last = NULL;
+}
+
+/* Takes what was pushed since the last collection. */
+static void take_dirty(void)
+{
+    struct page *page;
+
+    while ((page = dirty_new) != NULL) {
+        dirty_new = page->new_next;
+        append_new(&new_pages, page);
+    }
+    while ((page = dirty_noted) != NULL) {
+        dirty_noted = page->noted_next;
+        append_noted(page);
+    }
+    store_relaxed(&old_left, noted_pages.first != NULL);
+}
+
+/* --- candidates -------------------------------------------------------------------------------------- */
+
+static bool has_owner(uint32_t w)
+{
+    return OURO_OWNED_ID(w) != OURO_ID_MERGED && OURO_OWNED_ID(w) != OURO_ID_IMMORTAL;
+}
+
+static bool is_candidate(const ouro_object *o)
+{
+    uint32_t w = load_relaxed(&o->ouro.owned);
+
+    return (o->ouro.flags & OURO_FLAG_NOTED) || (has_owner(w) && !(w & OURO_FRESH));
+}
+
+/* Its bit in the maps is the caller's business. */
+static void no_candidate(ouro_object *o)
+{
+    uint32_t w = load_relaxed(&o->ouro.owned);
+
+    if (has_owner(w) && !(w & OURO_FRESH))
+        store_relaxed(&o->ouro.owned, w | OURO_FRESH);
+    if (o->ouro.flags & OURO_FLAG_NOTED)
+        o->ouro.flags &= (uint8_t)~OURO_FLAG_NOTED;
+}
+
+void sets_note(struct page *page, ouro_object *o)
+{
+    map_set(page_candidates(page), o);
+    dirty_mark_noted(page);
+    put++;
+}
+
+void sets_kept(ouro_object *o, bool examined)
+{
+    bool was_new = (o->ouro.flags & OURO_FLAG_NEW) != 0;
+
+    if (was_new)
+        o->ouro.flags &= (uint8_t)~OURO_FLAG_NEW;
+    if (examined) {
+        no_candidate(o);
+    } else if (was_new && is_candidate(o)) {
+        sets_note(page_of(o), o);
+    }
+}
+
+/* The next object in a map of candidates, without its bit; NULL: there is none in this word. */
+static ouro_object *take_bit(struct page *page, uint64_t *map, size_t word)
+{
+    while (map[word]) {
+        ouro_object *o = object_at(page, word, map[word]);
+
+        map[word] &= map[word] - 1;
+        taken++;
+        if (!block_is_free(o) && !(o->ouro.flags & EXCLUDED) && is_candidate(o))
+            return o;
+    }
+    return NULL;
+}
+
+static void map_empty(uint64_t *map)
+{
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        if (map[word])
+            map[word] = 0;
+    }
+}
+
+/* --- young ------------------------------------------------------------------------------------------- */
+
+static size_t add_new(struct trial *trial, struct page *page)
+{
+    uint32_t count = page_object_count(page), step = page_step(page);
+    size_t before = trial->members;
+    char *at = page->start;
+
+    for (uint32_t i = 0; i < count; i++, at += step) {
+        ouro_object *o = (ouro_object *)(void *)at;
+
+        if (!block_is_free(o) && (o->ouro.flags & (EXCLUDED | OURO_FLAG_NEW)) == OURO_FLAG_NEW)
+            trial_add(trial, o);
+    }
+    return trial->members - before;
+}
+
+/* Puts the page into `open` if blocks of it are still to be handed out; else it is no longer in any list of new ones. */
+static void is_through_new(struct pages *open, struct page *page)
+{
+    if (is_in_use(page) && page->free)
+        append_new(open, page);
+    else
+        page->in_new = false;
+}
+
+static void put_back_new(struct pages *open)
+{
+    struct page *page;
+
+    while ((page = take_new(open)) != NULL)
+        append_new(&new_pages, page);
+}
+
+size_t sets_young(struct trial *trial, const struct sets_limit *limit)
+{
+    struct pages open = {NULL, NULL};
+    struct page *page;
+    size_t looked = 0;
+
+    take_dirty();
+    trial->keep = KEEP_YOUNG;
+    while (looked < limit->objects && (page = take_new(&new_pages)) != NULL) {
+        if (is_in_use(page)) {
+            size_t found = add_new(trial, page);
+
+            looked += found + page_object_count(page) / 16; /* others are passed over fast */
+            /* Blocks that are still to be handed out would become new objects behind our back; if none did since the last
+             * time, they are put back. */
+            if (found == 0)
+                heap_unhand(page);
+        }
+        is_through_new(&open, page);
+    }
+    store_relaxed(&young_left, new_pages.first != NULL);
+    put_back_new(&open);
+    trial_count(trial);
+    return looked;
+}
+
+/* --- old --------------------------------------------------------------------------------------------- */
+
+struct exploration {
+    ouro_visitor visitor;
+    struct trial *trial;
+    size_t cap;
+    size_t count;
+    bool cut;
+    ouro_object *queue[CAP_MAX];
+};
+
+static bool is_immortal(const ouro_object *o)
+{
+    return (load_relaxed(&o->ouro.shared) & OURO_IMMORTAL) ||
+           OURO_OWNED_ID(load_relaxed(&o->ouro.owned)) == OURO_ID_IMMORTAL;
+}
+
+static inline void consider(struct exploration *e, ouro_object *o)
+{
+    if ((o->ouro.gc & (SCRATCH_OWN | SCRATCH_COMPLETE)) || (o->ouro.flags & EXCLUDED) ||
+        is_immortal(o))
+        return;
+    if (e->count == e->cap) {
+        e->cut = true;
+        return;
+    }
+    if (!(o->ouro.gc & SCRATCH_MEMBER))
+        trial_add(e->trial, o);
+    o->ouro.gc |= SCRATCH_OWN;
+    e->queue[e->count++] = o;
+}
+
+static void explore_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
+{
+    struct exploration *e = (struct exploration *)visitor;
+
+    for (size_t i = 0; i < count && !e->cut; i++) {
+        if (fields[i])
+            consider(e, fields[i]);
+    }
+}
+
+static void explore_object(struct exploration *e, ouro_object *o)
+{
+    const struct ouro_type *type = type_of(o);
+
+    for (size_t f = 0; f < type->field_count && !e->cut; f++) {
+        ouro_object *target = *type_field(o, type->fields[f]);
+
+        if (target)
+            consider(e, target);
+    }
+    if (type->visit)
+        type->visit(o, &e->visitor);
+}
+
+/* True if all that it reaches is in the set now; then none of that is a candidate any more. */
+static bool explore(struct exploration *e, ouro_object *candidate)
+{
+    e->count = 0;
+    e->cut = false;
+    consider(e, candidate);
+    for (size_t i = 0; i < e->count && !e->cut; i++)
+        explore_object(e, e->queue[i]);
+    for (size_t i = 0; i < e->count; i++) {
+        ouro_object *o = e->queue[i];
+
+        o->ouro.gc &= ~(uint32_t)SCRATCH_OWN;
+        if (e->cut)
+            continue;
+        o->ouro.gc |= SCRATCH_COMPLETE;
+        if (is_candidate(o)) {
+            map_clear(page_candidates(page_of(o)), o);
+            map_clear(page_cut(page_of(o)), o);
+            no_candidate(o);
+        }
+    }
+    return !e->cut;
+}
+
+static void mark_cut(struct page *page, const ouro_object *o)
+{
+    map_set(page_cut(page), o);
+    store_relaxed(&cut_count, cut_count + 1);
+    if (!page->in_cut) {
+        page->in_cut = true;
+        page->cut_next = cut_pages;
+        cut_pages = page;
+    }
+}
+
+/* False: the limit was reached. Bits of what has died are looked at, too, so they count. */
+static bool explore_page(struct exploration *e, struct page *page, size_t limit, size_t *looked)
+{
+    uint64_t *candidates = page_candidates(page);
+
+    ++*looked;
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        ouro_object *o;
+
+        while (candidates[word]) {
+            if (*looked >= limit)
+                return false;
+            size_t before = taken;
+
+            o = take_bit(page, candidates, word);
+            *looked += taken - before;
+            if (!o)
+                break;
+            if (!explore(e, o))
+                mark_cut(page, o);
+            *looked += e->count;
+        }
+    }
+    return true;
+}
+
+size_t sets_old(struct trial *trial, const struct sets_limit *limit)
+{
+    static struct exploration e; /* [stopped] */
+    struct page *page;
+    size_t looked = 0;
+
+    take_dirty();
+    trial->keep = KEEP_AS_IS;
+    e.visitor.fields = explore_fields;
+    e.trial = trial;
+    e.cap = limit->cap < CAP_MAX ? limit->cap : CAP_MAX;
+    while ((page = noted_pages.first) != NULL) {
+        if (!is_in_use(page))
+            map_empty(page_candidates(page));
+        else if (!explore_page(&e, page, limit->objects, &looked))
+            break;
+        remove_first_noted();
+    }
+    trial_count(trial);
+    store_relaxed(&old_left, page != NULL);
+    return looked;
+}
+
+/* --- all that candidates reach ----------------------------------------------------------------------- */
+
+static size_t stack_top; /* [stopped] of trial_stack */
+static bool rescan_wanted;
+
+static void reach(struct trial *trial, ouro_object *o)
+{
+    if ((o->ouro.gc & SCRATCH_MEMBER) || (o->ouro.flags & EXCLUDED) || is_immortal(o))
+        return;
+    trial_add(trial, o);
+    if (stack_top < TRIAL_STACK) {
+        trial_stack[stack_top++] = o;
+    } else {
+        page_of(o)->rescan = true;
+        rescan_wanted = true;
+    }
+}
+
+struct reach_visitor {
+    ouro_visitor visitor;
+    struct trial *trial;
+};
+
+static void reach_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (fields[i])
+            reach(((struct reach_visitor *)visitor)->trial, fields[i]);
+    }
+}
+
+static void reach_from(struct trial *trial, ouro_object *o)
+{
+    const struct ouro_type *type = type_of(o);
+    struct reach_visitor visitor = {{reach_fields}, trial};
+
+    for (size_t f = 0; f < type->field_count; f++) {
+        ouro_object *target = *type_field(o, type->fields[f]);
+
+        if (target)
+            reach(trial, target);
+    }
+    if (type->visit)
+        type->visit(o, &visitor.visitor);
+}
+
+static void reach_all(struct trial *trial, ouro_object *o)
+{
+    reach(trial, o);
+    while (stack_top > 0)
+        reach_from(trial, trial_stack[--stack_top]);
+}
+
+/* Objects that did not fit onto the stack: all members of their pages are looked at again. */
+static void reach_rest(struct trial *trial)
+{
+    while (rescan_wanted) {
+        rescan_wanted = false;
+        /* Pages that are added meanwhile come in front of this list; one that needs it wants another round. */
+        for (struct page *page = trial->pages; page; page = page->condemned_next) {
+            if (!page->rescan)
+                continue;
+            page->rescan = false;
+            seat_event(trial->self, EVENT_RESCAN);
+            const uint64_t *condemned = page_condemned(page);
+
+            for (size_t word = 0; word < MAP_WORDS; word++) {
+                for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
+                    reach_from(trial, object_at(page, word, bits));
+                    while (stack_top > 0)
+                        reach_from(trial, trial_stack[--stack_top]);
+                }
+            }
+        }
+    }
+}
+
+static void reach_map(struct trial *trial, struct page *page, uint64_t *map)
+{
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        ouro_object *o;
+
+        while ((o = take_bit(page, map, word)) != NULL)
+            reach_all(trial, o);
+    }
+}
+
+static void reach_new(struct trial *trial, struct page *page)
+{
+    uint32_t count = page_object_count(page), step = page_step(page);
+    char *at = page->start;
+
+    for (uint32_t i = 0; i < count; i++, at += step) {
+        ouro_object *o = (ouro_object *)(void *)at;
+
+        if (!block_is_free(o) && (o->ouro.flags & OURO_FLAG_NEW))
+            reach_all(trial, o);
+    }
+}
+
+/* Pages of which blocks are still to be handed out stay. */
+static void leave_new_pages(void (*each)(struct trial *trial, struct page *page),
+                            struct trial *trial)
+{
+    struct pages open = {NULL, NULL};
+    struct page *page;
+
+    while ((page = take_new(&new_pages)) != NULL) {
+        if (is_in_use(page))
+            each(trial, page);
+        is_through_new(&open, page);
+    }
+    put_back_new(&open);
+    store_relaxed(&young_left, false);
+}
+
+static void leave_noted_pages(void (*each)(struct trial *trial, struct page *page, uint64_t *map),
+                              struct trial *trial)
+{
+    struct page *page;
+
+    while ((page = noted_pages.first) != NULL) {
+        remove_first_noted();
+        if (is_in_use(page))
+            each(trial, page, page_candidates(page));
+        else
+            map_empty(page_candidates(page));
+    }
+    while ((page = cut_pages) != NULL) {
+        cut_pages = page->cut_next;
+        page->in_cut = false;
+        if (is_in_use(page))
+            each(trial, page, page_cut(page));
+        else
+            map_empty(page_cut(page));
+    }
+    store_relaxed(&cut_count, (size_t)0);
+    store_relaxed(&old_left, false);
+}
+
+size_t sets_reachable(struct trial *trial)
+{
+    take_dirty();
+    trial->keep = KEEP_EXAMINED;
+    stack_top = 0;
+    rescan_wanted = false;
+    leave_new_pages(reach_new, trial);
+    leave_noted_pages(reach_map, trial);
+    reach_rest(trial);
+    trial_count(trial);
+    return trial->members;
+}
+
+/* --- everything -------------------------------------------------------------------------------------- */
+
+size_t sets_full(struct trial *trial)
+{
+    take_dirty();
+    trial->keep = KEEP_AS_IS;
+    for (struct area *area = area_first(); area; area = area->next) {
+        for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++) {
+            struct page *page = &area->pages[i];
+
+            if (page->kind == KIND_TRACKED && !page->frozen)
+                trial_walk(trial, page, EXCLUDED, 0);
+        }
+    }
+    trial_walk_end(trial);
+    return trial->members;
+}
+
+static void settle_new(struct trial *trial, struct page *page)
+{
+    uint32_t count = page_object_count(page), step = page_step(page);
+    char *at = page->start;
+
+    (void)trial;
+    for (uint32_t i = 0; i < count; i++, at += step) {
+        ouro_object *o = (ouro_object *)(void *)at;
+
+        if (!block_is_free(o) && (o->ouro.flags & OURO_FLAG_NEW) && !(o->ouro.flags & EXCLUDED))
+            sets_kept(o, true);
+    }
+}
+
+static void settle_map(struct trial *trial, struct page *page, uint64_t *map)
+{
+    ouro_object *o;
+
+    (void)trial;
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        while ((o = take_bit(page, map, word)) != NULL)
+            no_candidate(o);
+    }
+}
+
+void sets_full_done(void)
+{
+    leave_new_pages(settle_new, NULL);
+    leave_noted_pages(settle_map, NULL);
+}
+
+size_t sets_cut_count(void)
+{
+    return load_relaxed(&cut_count);
+}
+
+size_t sets_taken(void)
+{
+    return taken;
+}
+
+size_t sets_put(void)
+{
+    return put;
+}
+
+bool sets_has_new(void)
+{
+    return load_relaxed(&young_left);
+}
+
+bool sets_has_candidates(void)
+{
+    return load_relaxed(&old_left) || load_relaxed(&dirty_noted);
+}

@@ -1,0 +1,50 @@
+/*
+ * gc/sets.h - which objects a collection examines, and when an object stops being a candidate. In a stopped world.
+ */
+#ifndef OURO_GC_SETS_H
+#define OURO_GC_SETS_H
+
+#include "gc/trial.h"
+
+/* Limits of one stop, in objects looked at; SIZE_MAX: none. */
+struct sets_limit {
+    size_t objects;
+    size_t cap; /* objects that are explored from one candidate */
+};
+
+/* Each makes the set, with the references inside counted, and returns how many objects it has looked at. */
+
+/* The new objects, page by page, until the limit is reached. */
+size_t sets_young(struct trial *trial, const struct sets_limit *limit);
+
+/* Candidates, page by page, until the limit is reached, and for each what it reaches, breadth first, up to the cap. A candidate
+ * of which that was all is no candidate any more; another one is cut: it waits for sets_reachable(). */
+size_t sets_old(struct trial *trial, const struct sets_limit *limit);
+
+/* All new objects, all candidates, those that were cut, too, and all that they reach. */
+size_t sets_reachable(struct trial *trial);
+
+/* All tracked objects. sets_full_done() after trial_decide(). */
+size_t sets_full(struct trial *trial);
+void sets_full_done(void);
+
+/* A member was kept by a trial; `examined`: all that it reaches was in the set. */
+void sets_kept(ouro_object *o, bool examined);
+
+/* Puts an object that is a candidate into the map. */
+void sets_note(struct page *page, ouro_object *o);
+
+/* Candidates that were cut, about. By anyone. */
+size_t sets_cut_count(void);
+
+/* How many candidates have been taken out of the maps since the start. */
+size_t sets_taken(void);
+
+/* How many young collections have put in. */
+size_t sets_put(void);
+
+/* True if there is something that sets_young(), or sets_old(), would look at. By anyone, roughly. */
+bool sets_has_new(void);
+bool sets_has_candidates(void);
+
+#endif
