@@ -38,6 +38,7 @@ static const char *const event_names[EVENT_COUNT] = {
     [EVENT_DEATH_POLL] = "death_poll",
     [EVENT_RESCAN] = "rescan",
     [EVENT_COLLECT] = "collect",
+    [EVENT_FINALIZED] = "finalized",
     [EVENT_LOCK_WAIT] = "lock_wait",
 };
 
