@@ -754,8 +754,10 @@ Test(generations, old_stops_keep_to_their_limit)
         examined += last.candidates;
         cr_assert_lt(stops, 1000);
     }
-    while (sets_has_candidates())
-        examined += (collect(OURO_GC_OLD), last.candidates);
+    while (sets_has_candidates()) {
+        cr_assert_eq(collect(OURO_GC_OLD), 0);
+        examined += last.candidates;
+    }
     cr_assert_eq(examined, 2 * COUNT);
     cr_assert_geq(stops, COUNT / 2 / LIMIT);
     collect_set_limits(NULL);

@@ -36,7 +36,7 @@ static struct model {
     enum way way;
     ouro_object *objects[OBJECTS];
     bool exists[OBJECTS];
-    bool destroyed[OBJECTS];
+    atomic_bool destroyed[OBJECTS]; /* who waits may drain a hint, and destroy */
     int refers[OBJECTS][REFERENCES];
     unsigned roots[OBJECTS]; /* references that the test holds */
     bool reachable[OBJECTS];
@@ -407,6 +407,12 @@ static void drop_all(void)
     cr_assert_eq(live_objects(), 0, "seed %llu", (unsigned long long)model.seed);
 }
 
+static void forget(void)
+{
+    for (int i = 0; i < OBJECTS; i++)
+        model.exists[i] = false;
+}
+
 static void play(enum way way)
 {
     struct worker worker;
@@ -414,7 +420,7 @@ static void play(enum way way)
     register_model_types();
     worker_start(&worker, partner, NULL);
     for (uint64_t seed = 1; seed <= SCALE(3000, 150); seed++) {
-        memset(&model, 0, sizeof model);
+        forget();
         model.seed = seed;
         model.chance = seed * 7 + way;
         model.way = way;

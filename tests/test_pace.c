@@ -60,11 +60,11 @@ Test(pace, figures_by_kind)
 {
     ouro_gc_stats before = stats_now();
 
-    for (int kind = OURO_GC_YOUNG; kind <= OURO_GC_FULL; kind++) {
-        for (int i = 0; i <= kind; i++)
-            ouro_collect_kind((ouro_gc_kind)kind);
+    for (ouro_gc_kind kind = OURO_GC_YOUNG; kind <= OURO_GC_FULL; kind++) {
+        for (unsigned i = 0; i <= kind; i++)
+            ouro_collect_kind(kind);
         cr_assert_eq(sum.last.kind, kind);
-        cr_assert_eq(sum.last.generation, kind < 2 ? (unsigned)kind : 2u);
+        cr_assert_eq(sum.last.generation, kind < 2 ? kind : 2u);
         cr_assert_eq(sum.last.reason, OURO_GC_REQUESTED);
     }
     ouro_gc_stats after = stats_now();
