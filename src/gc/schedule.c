@@ -25,7 +25,7 @@ enum {
     CAP_BALANCED = 256,  /* objects explored from one candidate */
     CAP_THROUGHPUT = 1024,
     BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
-    GROWN_OBJECTS = 50000, /* growth beyond double that is let pass */
+    GROWN_OBJECTS = 50000,  /* growth beyond double that is let pass */
     GROWN_BYTES = 64 << 20,
     YIELD_LOW = 10, /* per cent */
     YIELD_HIGH = 50,

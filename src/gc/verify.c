@@ -476,7 +476,7 @@ static void find_missed(ouro_object *o, uint32_t *word)
 
 static void look_for_missed(ouro_gc_kind kind)
 {
-    size_t bytes = objects * sizeof *work;
+    size_t bytes = objects * sizeof(void *);
 
     if (objects == 0)
         return;

@@ -93,6 +93,10 @@ struct page {
     uint8_t
         frozen; /* [seat] all its objects are frozen, and nothing was handed out since; set in a stopped world */
     bool finalizable;            /* [lock: queue] object/finalize.c: it has bits in that map */
+    bool in_cut;                 /* [stopped] likewise */
+    bool in_set;                 /* [stopped] it is in the list of a trial */
+    uint8_t in_new;              /* who has the seat sets it, the collector clears it; kept, too */
+    uint8_t in_noted;            /* [atomic] anyone sets it, the collector clears it; kept, too */
     struct page *returned_next;  /* who has set in_returned, then who takes the stack */
     struct page *inbox_next;     /* the same with in_inbox */
     struct page *waiting_next;   /* [lock: heap] RETIRED: next in the queue */
@@ -101,10 +105,6 @@ struct page {
     struct page *new_next;       /* [atomic] heap/dirty.c; kept when the page changes hands */
     struct page *noted_next;     /* likewise */
     struct page *cut_next;       /* [stopped] gc/sets.c; kept, too */
-    bool in_cut;                 /* [stopped] likewise */
-    bool in_set;                 /* [stopped] it is in the list of a trial */
-    uint8_t in_new;              /* who has the seat sets it, the collector clears it; kept, too */
-    uint8_t in_noted;            /* [atomic] anyone sets it, the collector clears it; kept, too */
     struct page *finalizable_next; /* [lock: queue] object/finalize.c */
 };
 

@@ -13,6 +13,7 @@ struct ouro_type {
     uint32_t birth; /* bytes 12 to 15 of a new object's header */
     uint32_t fresh; /* OURO_FRESH if the collector wants to know of the first lost reference */
     uint32_t slot;  /* where its instances without items are allocated */
+    uint8_t kind;   /* of its pages */
     size_t size;
     const uint16_t *fields;
     size_t field_count;
@@ -21,7 +22,6 @@ struct ouro_type {
     void (*finalize)(void *self);
     size_t item_size;
     const char *name;
-    uint8_t kind;
 };
 
 extern struct ouro_type type_table[TYPE_COUNT_MAX + 1];

@@ -74,6 +74,9 @@ struct seat {
     uint32_t id;                /* [const] */
     char name[SEAT_NAME_BYTES]; /* [lock: registry] W, and R by others */
     struct seat *next_free;     /* [lock: registry] */
+    uint32_t reading;           /* [owner] depth of declared read scopes */
+    uint32_t held_count;        /* [owner] locks that this thread holds; object/lock.c */
+    ouro_object *job;           /* [owner] whose finalizer or callback it runs */
 
     /* Stacks of pages; anyone pushes, who has the seat takes all. On a line of their own. */
     alignas(64) struct page *inbox; /* [atomic] pages with merge hints; object/merge.c */
@@ -93,9 +96,6 @@ struct seat {
     bool collecting;                  /* [owner] this thread runs a collection */
     bool finalizing;                  /* [owner] this thread runs a finalizer or weak callback */
     bool has_queued;                  /* [owner] some of those, and has not told others since */
-    ouro_object *job;                 /* [owner] whose finalizer or callback it runs */
-    uint32_t reading;                 /* [owner] depth of declared read scopes */
-    uint32_t held_count;              /* [owner] locks that this thread holds; object/lock.c */
     ouro_object *held[SEAT_HELD_MAX]; /* [owner] which, the latest one last */
     uint64_t events[EVENT_COUNT];     /* [owner W, any R] relaxed: counters */
 
