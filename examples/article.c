@@ -710,7 +710,7 @@ static void show_stop(const struct log *log)
         }
     }
     for (int i = 0; i < COLLECTIONS; i++) {
-        size_t found = ouro_collect();
+        size_t found = ouro_collect_kind(OURO_GC_FULL);
         const ouro_gc_info *info = &log->last;
 
         plausible = plausible && found == 0 && info->candidates > LIVE &&

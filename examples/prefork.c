@@ -8,7 +8,8 @@
  *     frozen     says ouro_freeze(0) first: collections don't write to what is frozen
  *     immortal   says ouro_freeze(OURO_FREEZE_IMMORTAL): counting doesn't either
  *
- * Each worker makes garbage and collects it, then walks over the tree, taking and dropping a reference to every
+ * Each worker makes garbage and collects it (in full: a young collection looks at what is new only, and dirties little
+ * anyway), then walks over the tree, taking and dropping a reference to every
  * node, and says after each how much memory it has dirtied.  The table comes from the kernel (Private_Dirty).
  */
 #include <ouro.h>
@@ -102,7 +103,7 @@ static void work(struct node *tree, int output)
     struct report report = {.start = private_dirty()};
 
     make_garbage();
-    if (ouro_collect() < (size_t)GARBAGE * 2)
+    if (ouro_collect_kind(OURO_GC_FULL) < (size_t)GARBAGE * 2)
         exit(1);
     report.collected = private_dirty();
     report.nodes = walk(tree);
@@ -149,7 +150,7 @@ static void parent(const char *way, int output)
         exit(1);
     struct node *tree = tree_new(DEPTH);
 
-    ouro_collect(); /* what is garbage is not to be frozen */
+    ouro_collect_kind(OURO_GC_FULL); /* what is garbage is not to be frozen */
     if (!strcmp(way, "frozen"))
         ouro_freeze(0);
     else if (!strcmp(way, "immortal"))

@@ -579,12 +579,12 @@ static void try_too_many(void)
 
 static void lock_null(void)
 {
-    ouro_lock((struct node *)NULL);
+    (ouro_lock)(NULL);
 }
 
 static void lock_half_a_pair(void)
 {
-    ouro_lock_pair(node, (struct node *)NULL);
+    (ouro_lock_pair)(OURO_OF(node), NULL);
 }
 
 static void lock_detached(void)
@@ -725,6 +725,8 @@ Test(lock, misuse_is_told)
 
     for (size_t i = 0; i < sizeof misuses / sizeof *misuses; i++) {
         if (misuses[i].checks && !CHECKING)
+            continue;
+        if (misuses[i].misuse == lock_what_is_free && UNDER_ASAN) /* which is faster */
             continue;
         cr_assert(aborts(misuses[i].misuse, text, sizeof text), "%s: %s", misuses[i].sentence,
                   text);
