@@ -266,9 +266,9 @@ static void collect_live_ouro(void *argument, double *figures)
     register_self();
     ouro_gc_disable();
     build_ouro(*(const enum shape *)argument, count);
-    ouro_collect(); /* not counted */
+    ouro_collect_kind(OURO_GC_FULL); /* not counted */
     start = bench_now_ns();
-    if (ouro_collect())
+    if (ouro_collect_kind(OURO_GC_FULL))
         bench_fail("live nodes were collected");
     figures[0] = (double)(bench_now_ns() - start) / (double)count;
 }
@@ -369,7 +369,7 @@ static void collect_pairs_ouro(void *argument, double *figures)
             make_pair(make_ouro, hold_ouro, drop_ouro);
         ouro_gc_get_stats(&before);
         made = bench_now_ns();
-        if (ouro_collect() != count)
+        if (ouro_collect_kind(OURO_GC_FULL) != count)
             bench_fail("garbage was not found");
         figures[0] = (double)(bench_now_ns() - start) / (double)count;
         figures[1] = (double)(bench_now_ns() - made) / (double)count;

@@ -30,7 +30,7 @@ typedef enum ouro_gc_kind {
 typedef enum ouro_gc_policy {
     OURO_GC_THROUGHPUT, /* no limit to a pause */
     OURO_GC_BALANCED,   /* at first: pauses keep to the budget */
-    OURO_GC_LOW_PAUSE,  /* to a quarter of it */
+    OURO_GC_LOW_PAUSE, /* to a quarter of it; and no deep collection by itself, but for the soft limit */
 } ouro_gc_policy;
 
 /* What a collection did. At OURO_GC_START only phase, reason, kind, generation, number, net_new and noted are set. */

@@ -107,7 +107,12 @@ static bool has_grown(void)
 
 static bool deep_is_wanted(void)
 {
-    return load_relaxed(&deep_due) || limit_is_passed() || (has_grown() && sets_cut_count());
+    if (limit_is_passed())
+        return true;
+    /* One stop of any length: not for those who want none. */
+    if (load_relaxed(&policy) == OURO_GC_LOW_PAUSE)
+        return false;
+    return load_relaxed(&deep_due) || (has_grown() && sets_cut_count());
 }
 
 static bool young_is_wanted(void)
