@@ -19,12 +19,16 @@
 #include <unistd.h>
 
 #ifdef __has_feature
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN 1
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define SANITIZED 1
 #endif
 #endif
-#ifndef UNDER_TSAN
-#define UNDER_TSAN 0
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#undef SANITIZED
+#define SANITIZED 1
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
 #endif
 
 enum { SLOTS = 8, CHILD_SECONDS = 20, CHAIN = 3000 };
@@ -248,7 +252,7 @@ static _Noreturn void child(struct random *random, bool visitor)
     CHECK(ouro_thread_state() == OURO_STATE_ATTACHED, "the state after a fork is another");
     count_cells("at first");
     live(random);
-    if (!UNDER_TSAN && one_in(random, 2)) {
+    if (!SANITIZED && one_in(random, 2)) { /* a sanitizer may hang in the child */
         CHECK(pthread_create(&thread, NULL, live_in_thread, random) == 0, "no thread in a child");
         OURO_DETACHED
         {
@@ -355,7 +359,7 @@ int main(int argc, char **argv)
     stress_event(EVENT_COLLECT, 1);
     stress_event(EVENT_PARK, 1);
     stress_event(EVENT_GRACE, 1);
-    stress_event(EVENT_DEATH_POLL, UNDER_TSAN ? 0 : 1);
+    stress_event(EVENT_DEATH_POLL, SANITIZED ? 0 : 1);
     stress_end();
     return 0;
 }
