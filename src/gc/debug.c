@@ -6,6 +6,7 @@
  */
 #include "gc/debug.h"
 
+#include "heap/walk.h"
 #include "object/count.h"
 #include "object/death.h"
 #include "object/type.h"
@@ -53,8 +54,7 @@ void debug_print_garbage(struct seat *self, const struct trial *trial)
 
         for (size_t word = 0; word < MAP_WORDS; word++) {
             for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
-                size_t granule = word * 64 + (size_t)__builtin_ctzll(bits);
-                const ouro_object *o = (const void *)(page->start + granule * GRANULE);
+                const ouro_object *o = object_at(page, word, bits);
 
                 fprintf(stderr, "ouro: garbage: \"%s\" at %p\n", type_of(o)->name, (const void *)o);
                 seat_poll(self);
@@ -71,74 +71,40 @@ void debug_print_saved(const ouro_object *o)
 
 /* --- what was kept ----------------------------------------------------------------------------------- */
 
-static struct seat *enter(const char *what)
-{
-    struct seat *self = seat_at_safepoint(what);
-
-    world_stop(self);
-    return self;
-}
-
-/* False: `each` has had enough. */
-static bool walk_page(struct seat *self, const struct page *page,
-                      bool (*each)(struct seat *self, ouro_object *o, void *argument),
-                      void *argument)
-{
-    uint32_t count = page_object_count(page), step = page_step(page);
-    char *at = page->start;
-
-    if (page->kind != KIND_TRACKED)
-        return true;
-    for (uint32_t i = 0; i < count; i++, at += step) {
-        ouro_object *o = (ouro_object *)(void *)at;
-
-        if (block_is_free(o) || !(o->ouro.flags & OURO_FLAG_SAVED) ||
-            (o->ouro.flags & (OURO_FLAG_DEAD | OURO_FLAG_GARBAGE)))
-            continue;
-        if (!each(self, o, argument))
-            return false;
-    }
-    return true;
-}
-
-static void walk(struct seat *self, bool (*each)(struct seat *self, ouro_object *o, void *argument),
-                 void *argument)
-{
-    bool more = true;
-
-    for (struct area *area = area_first(); area && more; area = area->next) {
-        for (size_t i = AREA_META_PAGES; i < AREA_PAGES && more; i++)
-            more = walk_page(self, &area->pages[i], each, argument);
-    }
-}
-
 struct each_call {
     bool (*each)(ouro_object *o, void *argument);
     void *argument;
     size_t calls;
 };
 
-static bool call_each(struct seat *self, ouro_object *o, void *argument)
+static bool call_each(ouro_object *o, void *argument)
 {
     struct each_call *call = argument;
 
-    (void)self;
+    if (!(o->ouro.flags & OURO_FLAG_SAVED))
+        return true;
     call->calls++;
     return call->each(o, call->argument);
 }
 
 size_t ouro_gc_each_saved(bool (*each)(ouro_object *o, void *argument), void *argument)
 {
-    struct seat *self = enter("ouro_gc_each_saved()");
+    struct seat *self = seat_at_safepoint("ouro_gc_each_saved()");
     struct each_call call = {each, argument, 0};
 
-    walk(self, call_each, &call);
+    world_stop(self);
+    walk_objects_stopped(call_each, &call);
     world_start(self);
     return call.calls;
 }
 
-static bool drop(struct seat *self, ouro_object *o, void *argument)
+/* By the thread that has stopped the world. */
+static bool drop(ouro_object *o, void *argument)
 {
+    struct seat *self = seat_attached_self;
+
+    if (!(o->ouro.flags & OURO_FLAG_SAVED))
+        return true;
     o->ouro.flags &= (uint8_t)~OURO_FLAG_SAVED;
     ++*(size_t *)argument;
     if (count_drop(self, o))
@@ -148,10 +114,11 @@ static bool drop(struct seat *self, ouro_object *o, void *argument)
 
 size_t ouro_gc_drop_saved(void)
 {
-    struct seat *self = enter("ouro_gc_drop_saved()");
+    struct seat *self = seat_at_safepoint("ouro_gc_drop_saved()");
     size_t count = 0;
 
-    walk(self, drop, &count);
+    world_stop(self);
+    walk_objects_stopped(drop, &count);
     world_start(self);
     return count;
 }

@@ -94,9 +94,7 @@ static void each_object(struct seat *self, struct page *page,
 
     for (size_t word = 0; word < MAP_WORDS; word++) {
         for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
-            size_t granule = word * 64 + (size_t)__builtin_ctzll(bits);
-
-            step(self, (ouro_object *)(void *)(page->start + granule * GRANULE));
+            step(self, object_at(page, word, bits));
             if (--*until_poll == 0) {
                 *until_poll = POLL_OBJECTS;
                 settle(self);

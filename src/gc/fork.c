@@ -97,10 +97,7 @@ ouro_status ouro_fork_prepare(void)
         if (status != OURO_OK)
             return status;
     }
-    REQUIRE(!self->in_destroy, "a fork in a type's destroy: it may not pass a safepoint");
-    REQUIRE(!self->has_world,
-            "a fork by the thread \"%s\", which has stopped the world: ouro_world_start() first",
-            self->name);
+    seat_may_pass(self, "a fork");
     if (before != OURO_STATE_ATTACHED)
         seat_attach(self);
     if (!self->collecting)

@@ -20,6 +20,7 @@
 #include "gc/schedule.h"
 #include "gc/sets.h"
 #include "heap/page.h"
+#include "object/count.h"
 #include "thread/seat.h"
 #include "thread/world.h"
 
@@ -28,12 +29,8 @@
 /* The claim, unless a callback of this thread's own collection is the caller; then the stop. */
 static struct seat *begin(const char *what)
 {
-    struct seat *self = seat_required(what);
+    struct seat *self = seat_at_safepoint(what);
 
-    REQUIRE(!self->in_destroy, "%s in a type's destroy: it may not pass a safepoint", what);
-    REQUIRE(!self->has_world,
-            "%s by the thread \"%s\", which has stopped the world: ouro_world_start() first", what,
-            self->name);
     if (!self->collecting)
         collect_claim_wait(self);
     world_stop(self);
@@ -65,13 +62,10 @@ static void make_immortal(ouro_object *o)
 {
     uint32_t w = load_relaxed(&o->ouro.owned);
     uint32_t s = load_relaxed(&o->ouro.shared);
-    int32_t count = OURO_SHARED_COUNT(s);
 
     if (OURO_OWNED_ID(w) == OURO_ID_IMMORTAL)
         return;
-    if (OURO_OWNED_ID(w) != OURO_ID_MERGED)
-        count += (int32_t)OURO_OWNED_COUNT(w);
-    if (count <= 0 && !(s & OURO_IMMORTAL)) /* a hint waits for it */
+    if (count_sum(w, s) <= 0 && !(s & OURO_IMMORTAL)) /* a hint waits for it */
         return;
     store_relaxed(&o->ouro.shared, s | OURO_IMMORTAL);
     store_relaxed(&o->ouro.owned, OURO_ID_IMMORTAL << 16);

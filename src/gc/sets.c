@@ -156,29 +156,25 @@ static ouro_object *take_bit(struct page *page, uint64_t *map, size_t word)
     return NULL;
 }
 
-static void map_empty(uint64_t *map)
-{
-    for (size_t word = 0; word < MAP_WORDS; word++) {
-        if (map[word])
-            map[word] = 0;
-    }
-}
-
 /* --- young ------------------------------------------------------------------------------------------- */
 
-static size_t add_new(struct trial *trial, struct page *page)
+static void each_new(struct trial *trial, struct page *page,
+                     void (*step)(struct trial *trial, ouro_object *o))
 {
-    uint32_t count = page_object_count(page), step = page_step(page);
-    size_t before = trial->members;
+    uint32_t count = page_object_count(page), size = page_step(page);
     char *at = page->start;
 
-    for (uint32_t i = 0; i < count; i++, at += step) {
+    for (uint32_t i = 0; i < count; i++, at += size) {
         ouro_object *o = (ouro_object *)(void *)at;
 
         if (!block_is_free(o) && (o->ouro.flags & (EXCLUDED | OURO_FLAG_NEW)) == OURO_FLAG_NEW)
-            trial_add(trial, o);
+            step(trial, o);
     }
-    return trial->members - before;
+}
+
+static void add_new(struct trial *trial, ouro_object *o)
+{
+    trial_add(trial, o);
 }
 
 /* Puts the page into `open` if blocks of it are still to be handed out; else it is no longer in any list of new ones. */
@@ -208,8 +204,10 @@ size_t sets_young(struct trial *trial, const struct sets_limit *limit)
     trial->keep = KEEP_YOUNG;
     while (looked < limit->objects && (page = take_new(&new_pages)) != NULL) {
         if (is_in_use(page)) {
-            size_t found = add_new(trial, page);
+            size_t found = trial->members;
 
+            each_new(trial, page, add_new);
+            found = trial->members - found;
             looked += found + page_object_count(page) / 16; /* others are passed over fast */
             /* Blocks that are still to be handed out would become new objects behind our back; if none did since the last
              * time, they are put back. */
@@ -451,29 +449,15 @@ static void reach_map(struct trial *trial, struct page *page, uint64_t *map)
     }
 }
 
-static void reach_new(struct trial *trial, struct page *page)
-{
-    uint32_t count = page_object_count(page), step = page_step(page);
-    char *at = page->start;
-
-    for (uint32_t i = 0; i < count; i++, at += step) {
-        ouro_object *o = (ouro_object *)(void *)at;
-
-        if (!block_is_free(o) && (o->ouro.flags & OURO_FLAG_NEW))
-            reach_all(trial, o);
-    }
-}
-
 /* Pages of which blocks are still to be handed out stay. */
-static void leave_new_pages(void (*each)(struct trial *trial, struct page *page),
-                            struct trial *trial)
+static void leave_new_pages(void (*step)(struct trial *trial, ouro_object *o), struct trial *trial)
 {
     struct pages open = {NULL, NULL};
     struct page *page;
 
     while ((page = take_new(&new_pages)) != NULL) {
         if (is_in_use(page))
-            each(trial, page);
+            each_new(trial, page, step);
         is_through_new(&open, page);
     }
     put_back_new(&open);
@@ -510,7 +494,7 @@ size_t sets_reachable(struct trial *trial)
     trial->keep = KEEP_EXAMINED;
     stack_top = 0;
     rescan_wanted = false;
-    leave_new_pages(reach_new, trial);
+    leave_new_pages(reach_all, trial);
     leave_noted_pages(reach_map, trial);
     reach_rest(trial);
     trial_count(trial);
@@ -535,18 +519,10 @@ size_t sets_full(struct trial *trial)
     return trial->members;
 }
 
-static void settle_new(struct trial *trial, struct page *page)
+static void settle_new(struct trial *trial, ouro_object *o)
 {
-    uint32_t count = page_object_count(page), step = page_step(page);
-    char *at = page->start;
-
     (void)trial;
-    for (uint32_t i = 0; i < count; i++, at += step) {
-        ouro_object *o = (ouro_object *)(void *)at;
-
-        if (!block_is_free(o) && (o->ouro.flags & OURO_FLAG_NEW) && !(o->ouro.flags & EXCLUDED))
-            sets_kept(o, true);
-    }
+    sets_kept(o, true);
 }
 
 static void settle_map(struct trial *trial, struct page *page, uint64_t *map)

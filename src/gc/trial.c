@@ -354,14 +354,6 @@ static void save(struct seat *self, struct trial *trial, ouro_object *o)
 
 /* --- condemn ----------------------------------------------------------------------------------------- */
 
-static void clear_map(uint64_t *map)
-{
-    for (size_t word = 0; word < MAP_WORDS; word++) {
-        if (map[word])
-            map[word] = 0;
-    }
-}
-
 /* Leaves the bits of the garbage of a page; returns how much there is. */
 static size_t condemn_page(struct trial *trial, struct page *page)
 {
@@ -405,7 +397,7 @@ static void condemn(struct trial *trial)
         if (trial->garbage || trial->keep != KEEP_AS_IS)
             count = condemn_page(trial, page);
         else
-            clear_map(page_condemned(page));
+            map_empty(page_condemned(page));
         if (count) {
             *link = page;
             link = &page->condemned_next;

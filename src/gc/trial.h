@@ -7,6 +7,7 @@
 #define OURO_GC_TRIAL_H
 
 #include "heap/page.h"
+#include "object/count.h"
 #include "object/type.h"
 #include "thread/seat.h"
 
@@ -70,10 +71,8 @@ static inline uint32_t scratch_of(const ouro_object *o)
 {
     uint32_t w = load_relaxed(&o->ouro.owned);
     uint32_t s = load_relaxed(&o->ouro.shared);
-    int32_t count = OURO_SHARED_COUNT(s);
+    int32_t count = count_sum(w, s);
 
-    if (OURO_OWNED_ID(w) != OURO_ID_MERGED)
-        count += (int32_t)OURO_OWNED_COUNT(w);
     if (OURO_UNLIKELY(count <= 0 || (s & OURO_IMMORTAL) || OURO_OWNED_ID(w) == OURO_ID_IMMORTAL))
         return SCRATCH_HELD | SCRATCH_MEMBER;
     return (uint32_t)count * SCRATCH_ONE | SCRATCH_MEMBER;
@@ -94,6 +93,15 @@ static inline void map_set(uint64_t *map, const ouro_object *o)
 static inline void map_clear(uint64_t *map, const ouro_object *o)
 {
     map[granule_of(o) / 64] &= ~((uint64_t)1 << granule_of(o) % 64);
+}
+
+/* Writes only to words that have bits. */
+static inline void map_empty(uint64_t *map)
+{
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        if (map[word])
+            map[word] = 0;
+    }
 }
 
 /* Makes a member of an object that is none. */

@@ -10,13 +10,12 @@
 #include "object/weak.h"
 
 enum {
-    SHARED_LIMIT = 1 << 26, /* references; more, and the object is immortal */
     OVERFLOW_HALF = OURO_LOCAL_FULL / 2,
 };
 
 /* --- incref ------------------------------------------------------------------------------------------ */
 
-static void saturate(struct seat *self, ouro_object *o)
+void count_saturate(struct seat *self, ouro_object *o)
 {
     (ouro_immortalize)(o);
     seat_event(self, EVENT_SATURATED);
@@ -32,7 +31,7 @@ static void shared_incref(struct seat *self, ouro_object *o, uint32_t references
         fetch_sub_relaxed(&o->ouro.shared,
                           references * OURO_SHARED_ONE); /* the count may not run away */
     else if (OURO_SHARED_COUNT(old) + (int32_t)references >= SHARED_LIMIT)
-        saturate(self, o);
+        count_saturate(self, o);
 }
 
 void ouro_incref_slow(ouro_object *o, uint32_t w)
@@ -136,13 +135,11 @@ uint32_t(ouro_refcount)(const ouro_object *o)
     seat_required("ouro_refcount()");
     uint32_t w = load_relaxed(&o->ouro.owned);
     uint32_t s = load_relaxed(&o->ouro.shared);
-    int32_t count = OURO_SHARED_COUNT(s);
+    int32_t count = count_sum(w, s);
 
     if (OURO_OWNED_ID(w) == OURO_ID_IMMORTAL || (s & OURO_IMMORTAL))
         return OURO_COUNT_IMMORTAL;
-    if (OURO_OWNED_ID(w) != OURO_ID_MERGED)
-        count += (int32_t)OURO_OWNED_COUNT(w);
-    return count > 0 ? (uint32_t)count : 0; /* the two halves are not read at one moment */
+    return count > 0 ? (uint32_t)count : 0;
 }
 
 bool(ouro_is_unique)(const ouro_object *o)

@@ -43,6 +43,21 @@ static inline bool count_drop(struct seat *self, ouro_object *o)
     return count_drop_slow(self, o, w);
 }
 
+enum { SHARED_LIMIT = 1 << 26 }; /* references in `shared`; more, and the object is immortal */
+
+/* Makes it so. May run the `destroy` of others. */
+void count_saturate(struct seat *self, ouro_object *o);
+
+/* The sum of both counts; exact if nobody changes them meanwhile. 0 or less: it waits for the drain of a hint, or the two halves
+ * were not read at one moment. */
+static inline int32_t count_sum(uint32_t owned, uint32_t shared)
+{
+    int32_t count = OURO_SHARED_COUNT(shared);
+
+    return OURO_OWNED_ID(owned) == OURO_ID_MERGED ? count
+                                                  : count + (int32_t)OURO_OWNED_COUNT(owned);
+}
+
 /* A shared word that says: no references, whatever else is set. IMMORTAL never is. */
 static inline bool count_is_zero(uint32_t shared)
 {

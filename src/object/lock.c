@@ -170,6 +170,7 @@ static void wait(struct seat *self, ouro_object *o, const char *what)
             "%s of %p by the thread \"%s\", which has stopped the world, and another thread has it "
             "locked: lock it before ouro_world_stop(), or use ouro_trylock()",
             what, (void *)o, self->name);
+    seat_may_pass(self, what);
     if (!enqueue(o, &waiter))
         return;
     seat_event(self, EVENT_LOCK_WAIT);

@@ -39,7 +39,6 @@
 enum {
     SHARDS = 16, /* all are locked at once around fork(), and ThreadSanitizer allows 64 mutexes */
     BUCKETS_FIRST = 8, /* of a shard */
-    SHARED_LIMIT = 1 << 26,
 };
 
 /* Those with a callback apart, so that the shared one is found among few. */
@@ -177,10 +176,8 @@ static void saturate(struct seat *self, ouro_object *o)
 {
     uint32_t s = load_relaxed(&o->ouro.shared);
 
-    if (OURO_UNLIKELY(OURO_SHARED_COUNT(s) >= SHARED_LIMIT) && !(s & OURO_IMMORTAL)) {
-        (ouro_immortalize)(o);
-        seat_event(self, EVENT_SATURATED);
-    }
+    if (OURO_UNLIKELY(OURO_SHARED_COUNT(s) >= SHARED_LIMIT) && !(s & OURO_IMMORTAL))
+        count_saturate(self, o);
 }
 
 static void *get_foreign(struct seat *self, const ouro_weakref *ref, ouro_object *target)
