@@ -263,6 +263,25 @@ size_t live_buffers(void)
     return stats.buffers;
 }
 
+ouro_gc_info last_info;
+
+static void remember_info(const ouro_gc_info *info, void *argument)
+{
+    (void)argument;
+    last_info = *info;
+}
+
+size_t collect_kind(ouro_gc_kind kind)
+{
+    CHECK(ouro_gc_add_callback(remember_info, NULL) == OURO_OK);
+    size_t collected = ouro_collect_kind(kind);
+
+    CHECK(ouro_gc_remove_callback(remember_info, NULL) == OURO_OK);
+    CHECK(last_info.kind == kind);
+    CHECK(last_info.collected == collected);
+    return collected;
+}
+
 /* --- threads ------------------------------------------------------------------------------------- */
 
 /* Room for what a race detector needs of a stack. */

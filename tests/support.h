@@ -126,6 +126,10 @@ void expect_left(size_t objects);
 size_t live_objects(void);
 size_t live_buffers(void);
 
+/* One collection; returns how many were garbage, and leaves the figures of its last callback in `last_info`. */
+extern ouro_gc_info last_info;
+size_t collect_kind(ouro_gc_kind kind);
+
 /* --- threads ------------------------------------------------------------------------------------- */
 
 struct worker {

@@ -12,24 +12,7 @@
 
 TestSuite(freeze, .init = enter, .fini = leave);
 
-static ouro_gc_info last;
-
-static void remember(const ouro_gc_info *info, void *argument)
-{
-    (void)argument;
-    last = *info;
-}
-
-/* Collects; returns how many were garbage, and leaves the figures in `last`. */
-static size_t collect_kind(ouro_gc_kind kind)
-{
-    cr_assert_eq(ouro_gc_add_callback(remember, NULL), OURO_OK);
-    size_t collected = ouro_collect_kind(kind);
-
-    cr_assert_eq(ouro_gc_remove_callback(remember, NULL), OURO_OK);
-    return collected;
-}
-
+/* New objects and candidates; the figures are in `last_info`. */
 static size_t collect(void)
 {
     return collect_kind(OURO_GC_DEEP);
@@ -114,10 +97,10 @@ Test(freeze, frozen_garbage_is_found_after_unfreezing)
     ouro_freeze(0);
     ouro_decref(ring);
     cr_assert_eq(collect(), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(last_info.candidates, 0);
     cr_assert_eq(ouro_unfreeze(), 100);
     cr_assert_eq(collect(), 100);
-    cr_assert_eq(last.candidates, 100);
+    cr_assert_eq(last_info.candidates, 100);
 }
 
 Test(freeze, what_frozen_objects_refer_to_is_held)
@@ -129,7 +112,7 @@ Test(freeze, what_frozen_objects_refer_to_is_held)
     frozen->right = ring; /* the only reference from outside, and a way back */
     ring->right = ouro_incref(frozen);
     cr_assert_eq(collect(), 0);
-    cr_assert_eq(last.candidates, 10);
+    cr_assert_eq(last_info.candidates, 10);
     ouro_decref(frozen);
     cr_assert_eq(collect(), 0, "the ring is held by a frozen object that is garbage itself");
     ouro_unfreeze();
@@ -168,7 +151,7 @@ Test(freeze, a_frozen_page_is_not_read)
     b->items[0] = OURO_OF(a);
     ouro_decref(b);
     cr_assert_eq(collect(), 2);
-    cr_assert_eq(last.candidates, 2);
+    cr_assert_eq(last_info.candidates, 2);
     cr_assert_eq(protect_node_pages(PROT_READ | PROT_WRITE, true), pages);
     ouro_decref(tree);
 }
@@ -186,7 +169,7 @@ Test(freeze, frozen_objects_and_their_maps_are_not_written)
     memcpy(before, page_condemned(page_of(tree)), sizeof before);
     protect_node_pages(PROT_READ, false); /* the page that blocks are handed out from, too */
     cr_assert_eq(collect(), 0);
-    cr_assert_eq(last.candidates, 1);
+    cr_assert_eq(last_info.candidates, 1);
     protect_node_pages(PROT_READ | PROT_WRITE, false);
     memcpy(after, page_condemned(page_of(tree)), sizeof after);
     cr_assert_arr_eq(before, after, sizeof before);
@@ -213,7 +196,7 @@ Test(freeze, a_page_that_hands_out_blocks_is_examined_again)
         struct node *ring = ring_new(COUNT / 4);
         ouro_decref(ring);
         cr_assert_eq(collect(), COUNT / 4);
-        examined += last.candidates;
+        examined += last_info.candidates;
     }
     cr_assert_eq(examined, COUNT / 4 * 4);
     for (int i = 1; i < COUNT; i += 2)
@@ -231,21 +214,21 @@ Test(freeze, a_million_frozen_objects_cost_nothing)
 
     for (int i = 0; i < 3; i++) {
         cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
-        cr_assert_eq(last.candidates, count);
-        thawed = last.pause_ns < thawed ? last.pause_ns : thawed;
+        cr_assert_eq(last_info.candidates, count);
+        thawed = last_info.pause_ns < thawed ? last_info.pause_ns : thawed;
     }
     cr_assert_eq(ouro_freeze(0), count);
     for (int i = 0; i < 3; i++) {
         cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
-        cr_assert_eq(last.candidates, 0);
-        frozen = last.pause_ns < frozen ? last.pause_ns : frozen;
+        cr_assert_eq(last_info.candidates, 0);
+        frozen = last_info.pause_ns < frozen ? last_info.pause_ns : frozen;
     }
     fprintf(stderr, "pause with %zu objects: %.3f ms, frozen: %.3f ms\n", count,
             (double)thawed / 1e6, (double)frozen / 1e6);
     cr_assert_lt(frozen, thawed / 4);
     cr_assert_eq(ouro_unfreeze(), count);
     cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
-    cr_assert_eq(last.candidates, count);
+    cr_assert_eq(last_info.candidates, count);
     ouro_decref(tree);
 }
 

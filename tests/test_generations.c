@@ -18,26 +18,6 @@
 
 TestSuite(generations, .init = enter, .fini = leave);
 
-static ouro_gc_info last;
-
-static void remember(const ouro_gc_info *info, void *argument)
-{
-    (void)argument;
-    last = *info;
-}
-
-/* One collection; returns how many were garbage, and leaves the figures in `last`. */
-static size_t collect(ouro_gc_kind kind)
-{
-    cr_assert_eq(ouro_gc_add_callback(remember, NULL), OURO_OK);
-    size_t collected = ouro_collect_kind(kind);
-
-    cr_assert_eq(ouro_gc_remove_callback(remember, NULL), OURO_OK);
-    cr_assert_eq(last.kind, kind);
-    cr_assert_eq(last.collected, collected);
-    return collected;
-}
-
 /* --- what is known of an object ---------------------------------------------------------------------- */
 
 static bool has_bit(const uint64_t *map, const void *o)
@@ -101,8 +81,8 @@ Test(generations, owners_first_decrement)
     cr_assert_not(is_fresh(node));
     ouro_decref(node);
     cr_assert(is_noted(node));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 1);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 1);
     cr_assert_not(is_noted(node));
     cr_assert(is_fresh(node));
     ouro_decref(node);
@@ -115,8 +95,8 @@ Test(generations, increments_say_nothing)
     for (int i = 0; i < 100; i++)
         ouro_incref(node);
     cr_assert_not(is_noted(node));
-    cr_assert_eq(collect(OURO_GC_DEEP), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.candidates, 0);
     for (int i = 0; i < 101; i++)
         ouro_decref(node);
 }
@@ -136,8 +116,8 @@ Test(generations, foreign_decrement)
     run_in_thread(take_and_drop, node);
     cr_assert(is_noted(node));
     cr_assert(is_fresh(node));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 1);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 1);
     cr_assert_not(is_noted(node));
     run_in_thread(take_and_drop, node); /* and again */
     cr_assert(is_noted(node));
@@ -245,7 +225,7 @@ Test(generations, garbage_drops_what_it_referred_to)
     ring->right = ouro_incref(node);
     ouro_decref(ring);
     cr_assert_not(is_noted(node));
-    cr_assert_eq(collect(OURO_GC_YOUNG), 3);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 3);
     cr_assert(is_noted(node));
     ouro_decref(node);
 }
@@ -332,7 +312,7 @@ Test(generations, ouro_move)
     ouro_move(a, &a->right, b);
     cr_assert(is_noted(a));
     cr_assert(is_noted(old), "what was in the field is dropped");
-    cr_assert_eq(collect(OURO_GC_OLD), 2);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 2);
     ouro_decref(old);
 }
 
@@ -372,7 +352,7 @@ Test(generations, finalizers_queue_drops_its_reference)
     cr_assert_eq(resurrected[0], node);
     cr_assert(is_noted(node));
     ouro_move(node, &node->left, node); /* now it is garbage */
-    cr_assert_eq(collect(OURO_GC_OLD), 1);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 1);
 }
 
 /* It was found to be garbage in a cycle, and lives on in one. */
@@ -383,11 +363,11 @@ Test(generations, resurrected_cycle)
     node->left = ouro_incref(node);
     settle();
     ouro_decref(node);
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.finalizers, 1);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.finalizers, 1);
     cr_assert_eq(ouro_run_finalizers(), 1);
     ouro_decref(resurrected[0]);
-    cr_assert_eq(collect(OURO_GC_OLD), 1);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 1);
 }
 
 static struct gate dying;
@@ -429,14 +409,14 @@ Test(generations, resurrected_after_a_collection_met_it_dead)
     on_node_destroy = await_stop;
     worker_start(&worker, die_slowly, holder);
     gate_wait_attached(&dying);
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
     worker_join(&worker);
     while (ouro_run_finalizers() > 0)
         continue;
     cr_assert_eq(resurrected_count, PHOENIXES);
     for (int i = 0; i < PHOENIXES; i++)
         ouro_move(resurrected[i], &resurrected[i]->left, resurrected[i]);
-    cr_assert_eq(collect(OURO_GC_OLD), PHOENIXES);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), PHOENIXES);
 }
 
 Test(generations, disown)
@@ -460,15 +440,15 @@ Test(generations, unfreeze)
     settle();
     ouro_freeze(0);
     ouro_decref(ouro_incref(tree));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 0);
     cr_assert_eq(ouro_unfreeze(), 15);
     cr_assert(is_noted(tree));
     cr_assert(is_noted(tree->left->left->left));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 15);
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 15);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 0);
     ouro_decref(tree);
 }
 
@@ -484,10 +464,10 @@ Test(generations, frozen_ones_beside_others)
     ouro_decref(frozen);
     ouro_decref(ouro_incref(node));
     for (ouro_gc_kind kind = OURO_GC_YOUNG; kind <= OURO_GC_DEEP; kind++)
-        cr_assert_eq(collect(kind), 0);
+        cr_assert_eq(collect_kind(kind), 0);
     ouro_decref(node);
     ouro_unfreeze();
-    cr_assert_eq(collect(OURO_GC_OLD), 1);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 1);
 }
 
 Test(generations, types_without_cycles_are_not_noted)
@@ -502,8 +482,8 @@ Test(generations, types_without_cycles_are_not_noted)
     run_in_thread(take_and_drop, box);
     cr_assert_not(has_bit(page_candidates(page_of(leaf)), leaf));
     cr_assert_not(has_bit(page_candidates(page_of(box)), box));
-    cr_assert_eq(collect(OURO_GC_FULL), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
+    cr_assert_eq(last_info.candidates, 0);
     ouro_decref(leaf);
     ouro_decref(box);
 }
@@ -515,15 +495,15 @@ Test(generations, new_ones_are_looked_at_once)
     struct node *chain = chain_new(100);
 
     cr_assert(is_new(chain) && is_fresh(chain));
-    cr_assert_eq(collect(OURO_GC_YOUNG), 0);
-    cr_assert_eq(last.candidates, 100);
-    cr_assert_eq(last.generation, 0);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
+    cr_assert_eq(last_info.candidates, 100);
+    cr_assert_eq(last_info.generation, 0);
     cr_assert_not(is_new(chain));
-    cr_assert_eq(collect(OURO_GC_YOUNG), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
+    cr_assert_eq(last_info.candidates, 0);
     struct node *more = node_new(chain, NULL);
-    cr_assert_eq(collect(OURO_GC_YOUNG), 0);
-    cr_assert_eq(last.candidates, 1);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
+    cr_assert_eq(last_info.candidates, 1);
     ouro_decref(more);
 }
 
@@ -535,12 +515,12 @@ Test(generations, kept_ones_that_have_lost_a_reference_become_candidates)
     ouro_decref(ouro_incref(lost));
     run_in_thread(take_and_drop, foreign);
     cr_assert_not(is_noted(lost) || is_noted(foreign), "the next young one looks at them anyway");
-    cr_assert_eq(collect(OURO_GC_YOUNG), 0);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
     cr_assert(is_noted(lost));
     cr_assert(is_noted(foreign));
     cr_assert_not(is_noted(fresh));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 2);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 2);
     ouro_decref(lost);
     ouro_decref(foreign);
     ouro_decref(fresh);
@@ -549,20 +529,20 @@ Test(generations, kept_ones_that_have_lost_a_reference_become_candidates)
 Test(generations, a_new_pair_is_found_by_a_young_one)
 {
     ouro_decref(ring_new(2));
-    cr_assert_eq(collect(OURO_GC_YOUNG), 2);
-    cr_assert_eq(last.candidates, 2);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 2);
+    cr_assert_eq(last_info.candidates, 2);
 }
 
 Test(generations, an_old_pair_is_found_by_an_old_one)
 {
     struct node *ring = ring_new(2);
 
-    cr_assert_eq(collect(OURO_GC_YOUNG), 0);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
     ouro_decref(ring);
-    cr_assert_eq(collect(OURO_GC_YOUNG), 0);
-    cr_assert_eq(last.candidates, 0);
-    cr_assert_eq(collect(OURO_GC_OLD), 2);
-    cr_assert_eq(last.generation, 1);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
+    cr_assert_eq(last_info.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 2);
+    cr_assert_eq(last_info.generation, 1);
 }
 
 Test(generations, a_cycle_of_new_and_old)
@@ -571,17 +551,18 @@ Test(generations, a_cycle_of_new_and_old)
 
     old->left = ouro_incref(young);
     ouro_decref(young); /* new: no bit */
-    cr_assert_eq(collect(OURO_GC_YOUNG), 0);
+    cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
     cr_assert(is_noted(young));
     ouro_decref(old);
-    cr_assert_eq(collect(OURO_GC_OLD), 2);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 2);
 
     old = settled(1);
     young = node_new(ouro_incref(old), NULL);
     old->left = ouro_incref(young);
     ouro_decref(old);
     ouro_decref(young);
-    cr_assert_eq(collect(OURO_GC_OLD), 2, "one candidate is enough, new ones are followed, too");
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 2,
+                 "one candidate is enough, new ones are followed, too");
 }
 
 /* --- old ones -------------------------------------------------------------------------------------------- */
@@ -593,14 +574,14 @@ Test(generations, a_complete_exploration_takes_the_candidature_away)
     settle();
     ouro_decref(ouro_incref(chain));
     ouro_decref(ouro_incref(chain->left->left));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 100, "each once");
-    cr_assert_eq(last.cut, 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 100, "each once");
+    cr_assert_eq(last_info.cut, 0);
     cr_assert_not(is_noted(chain) || is_noted(chain->left->left));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 0);
-    cr_assert_eq(collect(OURO_GC_DEEP), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.candidates, 0);
     ouro_decref(chain);
 }
 
@@ -610,14 +591,14 @@ Test(generations, what_was_cut_is_found_by_a_deep_one)
 
     settle();
     ouro_decref(ring);
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 256);
-    cr_assert_eq(last.cut, 1);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 256);
+    cr_assert_eq(last_info.cut, 1);
     cr_assert(has_bit(page_cut(page_of(ring)), ring));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 0, "it waits");
-    cr_assert_eq(collect(OURO_GC_DEEP), 1000);
-    cr_assert_eq(last.cut, 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 0, "it waits");
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 1000);
+    cr_assert_eq(last_info.cut, 0);
 }
 
 /* The same, live: it stays a candidate until all that it reaches has been looked at. */
@@ -627,18 +608,18 @@ Test(generations, what_was_cut_stays_a_candidate)
 
     settle();
     ouro_decref(ouro_incref(ring));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
     ouro_decref(ring); /* says nothing new */
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(collect(OURO_GC_DEEP), 1000);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 1000);
     ring = ring_new(1000);
     settle();
     ouro_decref(ouro_incref(ring));
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(collect(OURO_GC_DEEP), 0);
-    cr_assert_eq(last.candidates, 1000);
-    cr_assert_eq(collect(OURO_GC_DEEP), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.candidates, 1000);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.candidates, 0);
     ouro_decref(ring);
 }
 
@@ -649,8 +630,8 @@ Test(generations, small_garbage_with_much_below_it)
     ring->right = ouro_incref(tree);
     settle();
     ouro_decref(ring);
-    cr_assert_eq(collect(OURO_GC_OLD), 2);
-    cr_assert_leq(last.candidates, 256);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 2);
+    cr_assert_leq(last_info.candidates, 256);
     ouro_decref(tree);
 }
 
@@ -661,15 +642,15 @@ Test(generations, if_nothing_has_changed_nothing_is_examined)
     unsigned depth = SCALE_MEMORY(18, 12);
     struct node *tree = tree_new(depth);
 
-    cr_assert_eq(collect(OURO_GC_DEEP), 0);
-    cr_assert_eq(last.candidates, ((size_t)2 << depth) - 1);
-    cr_assert_eq(collect(OURO_GC_DEEP), 0);
-    cr_assert_eq(last.candidates, 0);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.candidates, ((size_t)2 << depth) - 1);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.candidates, 0);
     ouro_decref(ouro_incref(tree->left->left->left->left));
-    cr_assert_eq(collect(OURO_GC_DEEP), 0);
-    cr_assert_eq(last.candidates, ((size_t)2 << (depth - 4)) - 1, "what a candidate reaches");
-    cr_assert_eq(collect(OURO_GC_FULL), 0);
-    cr_assert_eq(last.candidates, ((size_t)2 << depth) - 1);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.candidates, ((size_t)2 << (depth - 4)) - 1, "what a candidate reaches");
+    cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
+    cr_assert_eq(last_info.candidates, ((size_t)2 << depth) - 1);
     ouro_decref(tree);
 }
 
@@ -696,11 +677,11 @@ Test(generations, a_collection_with_nothing_to_do_touches_no_object)
     struct node *tree = tree_new(12);
 
     settle();
-    collect(OURO_GC_YOUNG); /* takes back blocks that were to be handed out */
+    collect_kind(OURO_GC_YOUNG); /* takes back blocks that were to be handed out */
     protect_nodes(PROT_NONE);
     for (ouro_gc_kind kind = OURO_GC_YOUNG; kind <= OURO_GC_DEEP; kind++) {
-        cr_assert_eq(collect(kind), 0);
-        cr_assert_eq(last.candidates, 0);
+        cr_assert_eq(collect_kind(kind), 0);
+        cr_assert_eq(last_info.candidates, 0);
     }
     protect_nodes(PROT_READ | PROT_WRITE);
     ouro_decref(tree);
@@ -722,12 +703,12 @@ Test(generations, young_stops_keep_to_their_limit)
 
     collect_set_limits(&(struct sets_limit){LIMIT, 256});
     do {
-        cr_assert_eq(collect(OURO_GC_YOUNG), 0);
-        cr_assert_leq(last.candidates, LIMIT + page_nodes());
-        examined += last.candidates;
+        cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
+        cr_assert_leq(last_info.candidates, LIMIT + page_nodes());
+        examined += last_info.candidates;
         stops++;
         cr_assert_lt(stops, 1000);
-    } while (last.candidates > 0 || sets_has_new());
+    } while (last_info.candidates > 0 || sets_has_new());
     cr_assert_eq(examined, COUNT);
     cr_assert_geq(stops, COUNT / (LIMIT + page_nodes()));
     collect_set_limits(NULL);
@@ -749,14 +730,14 @@ Test(generations, old_stops_keep_to_their_limit)
         array->items[i] = NULL;
     collect_set_limits(&(struct sets_limit){LIMIT, 256});
     for (size_t found = 0; found < COUNT; stops++) {
-        found += collect(OURO_GC_OLD);
-        cr_assert_leq(last.candidates, LIMIT + 256);
-        examined += last.candidates;
+        found += collect_kind(OURO_GC_OLD);
+        cr_assert_leq(last_info.candidates, LIMIT + 256);
+        examined += last_info.candidates;
         cr_assert_lt(stops, 1000);
     }
     while (sets_has_candidates()) {
-        cr_assert_eq(collect(OURO_GC_OLD), 0);
-        examined += last.candidates;
+        cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+        examined += last_info.candidates;
     }
     cr_assert_eq(examined, 2 * COUNT);
     cr_assert_geq(stops, COUNT / 2 / LIMIT);
@@ -772,11 +753,11 @@ Test(generations, a_small_cap)
     collect_set_limits(&(struct sets_limit){1000, 5});
     ouro_decref(ouro_incref(chain));
     ouro_decref(ring);
-    cr_assert_eq(collect(OURO_GC_OLD), 0);
-    cr_assert_eq(last.candidates, 10);
-    cr_assert_eq(last.cut, 2);
+    cr_assert_eq(collect_kind(OURO_GC_OLD), 0);
+    cr_assert_eq(last_info.candidates, 10);
+    cr_assert_eq(last_info.cut, 2);
     collect_set_limits(NULL);
-    cr_assert_eq(collect(OURO_GC_DEEP), 10);
-    cr_assert_eq(last.candidates, 20);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 10);
+    cr_assert_eq(last_info.candidates, 20);
     ouro_decref(chain);
 }
