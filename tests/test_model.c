@@ -9,6 +9,7 @@
  *    CUT        limits of 1 to 20 objects, caps of 1 to 8; in the end a deep collection
  *    GENEROUS   no limits, never a deep one: young and old ones find everything, since the graphs are smaller than the cap
  *    SLICED     the same with limits of 1 to 20 objects and no cap: it takes more of them
+ *    GUESSED    deep collections in slices of 1 to 20 objects, and young and old ones that cut nearly all
  */
 
 #include "support.h"
@@ -22,7 +23,7 @@
 TestSuite(model, .init = enter, .fini = leave);
 
 enum { OBJECTS = 20, ITEMS = 3, REFERENCES = ITEMS + 1, NOBODY = -1 };
-enum way { CUT, GENEROUS, SLICED };
+enum way { CUT, GENEROUS, SLICED, GUESSED };
 
 struct numbered {
     ouro_header ouro;
@@ -267,7 +268,9 @@ static void change(void)
 
 static void set_limits(void)
 {
-    struct sets_limit limit = {1 + below(20), model.way == CUT ? 1 + below(8) : 256};
+    static const uint32_t caps[] = {[CUT] = 8, [GUESSED] = 2};
+    uint32_t cap = model.way == CUT || model.way == GUESSED ? 1 + below(caps[model.way]) : 256;
+    struct sets_limit limit = {1 + below(20), cap};
 
     collect_set_limits(model.way == GENEROUS || below(8) == 0 ? NULL : &limit);
 }
@@ -278,7 +281,9 @@ static void collect(void)
     uint32_t what = below(20);
 
     set_limits();
-    if (what < 8)
+    if (model.way == GUESSED && below(2))
+        collect_slice();
+    else if (what < 8)
         ouro_collect_kind(OURO_GC_YOUNG);
     else if (what < 15)
         ouro_collect_kind(OURO_GC_OLD);
@@ -290,7 +295,7 @@ static void collect(void)
         ouro_synchronize();
     else if (what < 19)
         ouro_run_finalizers();
-    else if (model.way == CUT)
+    else if (model.way == CUT || model.way == GUESSED)
         ouro_collect_kind(below(2) ? OURO_GC_DEEP : OURO_GC_FULL);
 }
 
@@ -374,10 +379,18 @@ static void clean_up(void)
     for (int round = 0; round < 3 * OBJECTS && (round < 3 || garbage() > 0); round++) {
         ouro_synchronize();
         ouro_run_finalizers();
-        if (model.way == SLICED)
+        if (model.way == SLICED || model.way == GUESSED)
             set_limits();
         else
             collect_set_limits(NULL);
+        if (model.way == GUESSED) {
+            ouro_collect_kind(OURO_GC_YOUNG);
+            while (collect_slice()) {
+                if (below(4) == 0)
+                    ouro_collect_kind(OURO_GC_YOUNG);
+            }
+            continue;
+        }
         ouro_collect_kind(OURO_GC_YOUNG);
         ouro_collect_kind(OURO_GC_OLD);
         if (model.way == CUT)
@@ -419,7 +432,9 @@ static void play(enum way way)
 
     register_model_types();
     worker_start(&worker, partner, NULL);
-    for (uint64_t seed = 1; seed <= SCALE(3000, 150); seed++) {
+    uint64_t runs = way == GUESSED ? SCALE(1500, 100) : SCALE(3000, 150);
+
+    for (uint64_t seed = 1; seed <= runs; seed++) {
         forget();
         model.seed = seed;
         model.chance = seed * 7 + way;
@@ -446,4 +461,9 @@ Test(model, generous)
 Test(model, sliced)
 {
     play(SLICED);
+}
+
+Test(model, guessed)
+{
+    play(GUESSED);
 }

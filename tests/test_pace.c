@@ -15,6 +15,7 @@ TestSuite(pace, .init = begin, .fini = leave);
 /* Of all collections since begin(). */
 static struct {
     size_t stops, of_kind[4], examined, most_examined, collected;
+    size_t deep; /* at their end; of_kind counts their slices */
     ouro_gc_info last;
 } sum;
 
@@ -25,6 +26,7 @@ static void add_up(const ouro_gc_info *info, void *argument)
         return;
     sum.stops++;
     sum.of_kind[info->kind]++;
+    sum.deep += info->kind == OURO_GC_DEEP && !info->under_way;
     sum.examined += info->candidates;
     sum.collected += info->collected;
     if (info->candidates > sum.most_examined)
@@ -256,8 +258,7 @@ Test(pace, soft_limit_with_garbage)
         ouro_safepoint();
     }
     cr_assert_eq(pressed, 0, "a collection was enough");
-    cr_assert(sum.of_kind[OURO_GC_DEEP] >= 2 && sum.of_kind[OURO_GC_DEEP] <= 4, "%zu",
-              sum.of_kind[OURO_GC_DEEP]);
+    cr_assert(sum.deep >= 2 && sum.deep <= 4, "%zu", sum.deep);
     cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
 }
 
@@ -276,7 +277,8 @@ Test(pace, soft_limit_without_garbage)
     /* At the limit, and whenever a tenth of it is used in addition. */
     cr_assert(pressed >= 8 && pressed <= 11, "%zu times", pressed);
     cr_assert_eq(pressed_limit, LIMIT);
-    cr_assert_eq(sum.of_kind[OURO_GC_DEEP], pressed);
+    /* What it collected first may have been enough once. */
+    cr_assert(sum.deep >= pressed && sum.deep <= pressed + 2, "%zu, %zu", sum.deep, pressed);
     cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
     ouro_gc_disable();
     ouro_decref(chain);
@@ -382,7 +384,7 @@ Test(pace, growth_with_candidates_is_not_quadratic)
     /* Each is new once, is explored from once, 256 deep at most; and each deep collection comes after a growth by 25 %. */
     cr_assert_leq(sum.examined, (256 + 8) * made, "%zu were examined, %zu made", sum.examined,
                   made);
-    cr_assert_leq(sum.of_kind[OURO_GC_DEEP], 40, "%zu", sum.of_kind[OURO_GC_DEEP]);
+    cr_assert_leq(sum.deep, 40, "%zu", sum.deep);
     ouro_gc_disable();
     ouro_decref(chain);
 }

@@ -53,6 +53,7 @@ typedef struct ouro_gc_info {
     uint64_t pause_ns; /* from then until they could go on */
     uint64_t total_ns; /* all, with the destruction, during which the others run */
     size_t threshold;  /* net_new at which the next young one is due */
+    bool under_way;    /* a deep collection in slices is not at its end yet */
 } ouro_gc_info;
 
 typedef struct ouro_gc_stats {

@@ -9,6 +9,7 @@
 
 #include "base/os.h"
 #include "gc/debug.h"
+#include "gc/deep.h"
 #include "gc/dissolve.h"
 #include "gc/schedule.h"
 #include "gc/trial.h"
@@ -42,7 +43,8 @@ struct callback {
     void *argument;
 };
 
-static uint32_t claim; /* [atomic] [K1] */
+static uint32_t claim;  /* [atomic] [K1] */
+static uint32_t slicer; /* [atomic] relaxed: id of the seat that has made the last slice */
 static mutex gc_lock = MUTEX_INIT;
 static struct callback callbacks[CALLBACKS_MAX]; /* [lock: gc] */
 static size_t callback_count;                    /* [lock: gc] */
@@ -212,29 +214,44 @@ static uint64_t next_number(void)
     return number;
 }
 
-/* In the stop. Returns how many objects were looked at. */
-static size_t try_set(struct trial *trial, ouro_gc_kind kind, const struct sets_limit *limit)
+/* A deep collection has a limit if it is to be made in slices. */
+static bool is_slice(ouro_gc_kind kind, const struct sets_limit *limit)
 {
-    size_t looked;
+    return kind == OURO_GC_DEEP && limit->objects < SIZE_MAX;
+}
 
-    switch (kind) {
+/* In the stop. */
+static void try_set(struct trial *trial, const struct sets_limit *limit,
+                    struct schedule_result *result)
+{
+    struct deep_slice slice;
+
+    switch (result->kind) {
     case OURO_GC_YOUNG:
-        looked = sets_young(trial, limit);
+        result->looked = sets_young(trial, limit);
         break;
     case OURO_GC_OLD:
-        looked = sets_old(trial, limit);
+        result->looked = sets_old(trial, limit);
         break;
     case OURO_GC_DEEP:
-        looked = sets_reachable(trial);
+        if (result->slice) {
+            deep_slice(trial, limit, &slice);
+            result->looked = slice.looked;
+            result->net_new = (int64_t)slice.fresh;
+            result->guessed = slice.members;
+        } else {
+            result->looked = sets_reachable(trial);
+        }
         break;
     default:
-        looked = sets_full(trial);
+        result->looked = sets_full(trial);
         break;
     }
     trial_decide(trial);
-    if (kind == OURO_GC_FULL)
+    if (result->kind == OURO_GC_FULL)
         sets_full_done();
-    return looked;
+    result->cleared = result->kind != OURO_GC_YOUNG && !result->slice && !sets_has_candidates();
+    result->under_way = deep_is_under_way();
 }
 
 /* By who has the claim. */
@@ -243,9 +260,13 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
 {
     ouro_gc_info info = {
         .phase = OURO_GC_START, .reason = reason, .kind = kind, .generation = kind < 2 ? kind : 2};
-    struct schedule_result result = {.kind = kind, .automatic = reason == OURO_GC_AUTOMATIC};
+    struct schedule_result result = {.kind = kind,
+                                     .automatic = reason == OURO_GC_AUTOMATIC,
+                                     .slice = is_slice(kind, &limit)};
     struct trial trial;
 
+    if (kind != OURO_GC_YOUNG && !result.slice)
+        deep_end(self);
     self->collecting = true;
     info.number = next_number();
     info.net_new = schedule_net_new();
@@ -262,12 +283,12 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     trial_begin(&trial, self);
     trial.debugging = debugging;
     size_t taken = sets_taken(), put = sets_put();
-    result.looked = try_set(&trial, kind, &limit);
+    try_set(&trial, &limit, &result);
     result.taken = sets_taken() - taken;
     result.put = sets_put() - put;
-    result.cleared = kind != OURO_GC_YOUNG && !sets_has_candidates();
     info.cut = sets_cut_count();
-    if (kind != OURO_GC_YOUNG)
+    bool last = kind != OURO_GC_YOUNG && !(result.slice && result.under_way);
+    if (last)
         note_sheds();
     grace_in_stopped_world();
     result.pause_ns = info.pause_ns = os_now_ns() - stopped;
@@ -281,14 +302,15 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     else if (kind == OURO_GC_YOUNG && (size_t)result.net_new > trial.members && sets_has_new())
         result.net_new = (int64_t)trial.members;
     result.net_new -= (int64_t)dissolve(self, &trial);
-    if (kind != OURO_GC_YOUNG)
+    if (last)
         shed(self);
     result.members = trial.members;
     result.garbage = trial.garbage;
     schedule_collected(&result);
 
     info.phase = OURO_GC_STOP;
-    info.candidates = trial.members;
+    info.candidates = result.slice ? result.looked : trial.members;
+    info.under_way = result.under_way;
     info.collected = trial.garbage;
     info.uncollectable = trial.saved;
     info.finalizers = trial.queued;
@@ -311,26 +333,54 @@ void collect_set_limits(const struct sets_limit *limit)
     set_limit = limit ? *limit : (struct sets_limit){0, 0};
 }
 
-static struct sets_limit limit_of(ouro_gc_kind kind)
+static struct sets_limit limit_in_force(ouro_gc_kind kind)
 {
-    if (kind >= OURO_GC_DEEP)
-        return no_limit;
     return set_limit.objects ? set_limit : schedule_limit(kind);
+}
+
+/* Memory is short: all garbage, in short stops without a rest. The first round ends what is under way, which does not know of the latest. */
+static void collect_all_due(struct seat *self)
+{
+    for (int rounds = deep_is_under_way() ? 2 : 1; rounds > 0; rounds--) {
+        do
+            collect(self, OURO_GC_AUTOMATIC, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG));
+        while (sets_has_new());
+        do
+            collect(self, OURO_GC_AUTOMATIC, OURO_GC_DEEP, schedule_limit(OURO_GC_DEEP));
+        while (deep_is_under_way());
+    }
+}
+
+/* Who has made the last slice looks at each of its safepoints whether it is time for the next one: nothing else would remind it. */
+static void come_again(struct seat *self)
+{
+    if (deep_is_under_way() && load_relaxed(&slicer) == self->id)
+        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
+        fetch_or_acq_rel(&self->word, SEAT_COLLECT);
 }
 
 void collect_automatic(struct seat *self)
 {
     ouro_gc_kind kind;
 
-    if (self->collecting || !schedule_is_due(&kind) || !claim_try())
+    if (self->collecting)
         return;
+    if (!schedule_is_due(&kind) || !claim_try()) {
+        come_again(self);
+        return;
+    }
     bool pressed = schedule_is_pressed();
-    if (schedule_is_due(&kind)) /* somebody may just have been through with it */
+    if (pressed)
+        collect_all_due(self);
+    else if (schedule_is_due(&kind)) /* somebody may just have been through with it */
         collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit(kind));
+    if (kind == OURO_GC_DEEP)
+        store_relaxed(&slicer, self->id);
     collect_claim_release();
     if (pressed)
         schedule_press();
     schedule_ask(self); /* for what is due now */
+    come_again(self);
 }
 
 static struct seat *may_collect(const char *what)
@@ -349,6 +399,16 @@ static struct trial collect_requested(struct seat *self, ouro_gc_kind kind, stru
     struct trial trial = collect(self, OURO_GC_REQUESTED, kind, limit);
     collect_claim_release();
     return trial;
+}
+
+/* Even without a limit it is one: it is said to be no more than that. */
+static struct trial collect_one_slice(struct seat *self)
+{
+    struct sets_limit limit = limit_in_force(OURO_GC_DEEP);
+
+    if (limit.objects == SIZE_MAX)
+        limit.objects--;
+    return collect_requested(self, OURO_GC_DEEP, limit);
 }
 
 size_t ouro_collect(void)
@@ -377,7 +437,29 @@ size_t ouro_collect_kind(ouro_gc_kind kind)
             "ouro_collect_kind() of %d: there is no such kind", (int)kind);
     if (!self)
         return 0;
-    return collect_requested(self, kind, limit_of(kind)).garbage;
+    if (kind == OURO_GC_OLD && deep_is_under_way())
+        return collect_one_slice(self).garbage;
+    return collect_requested(self, kind, kind < OURO_GC_DEEP ? limit_in_force(kind) : no_limit)
+        .garbage;
+}
+
+bool collect_slice(void)
+{
+    struct seat *self = may_collect("a slice");
+
+    if (!self)
+        return false;
+    collect_one_slice(self);
+    return deep_is_under_way();
+}
+
+/* One stop on candidates, or on what an old one would only cut. */
+static void collect_old_step(struct seat *self)
+{
+    if (deep_is_under_way() || (!sets_has_candidates() && sets_cut_count()))
+        collect_one_slice(self);
+    else
+        collect_requested(self, OURO_GC_OLD, schedule_limit(OURO_GC_OLD));
 }
 
 bool ouro_collect_step(uint64_t budget_ns)
@@ -393,8 +475,9 @@ bool ouro_collect_step(uint64_t budget_ns)
 
         /* However short the time, each call gets further. */
         if (young.members == 0 || os_now_ns() < end)
-            collect_requested(self, OURO_GC_OLD, schedule_limit(OURO_GC_OLD));
-        bool left = sets_has_new() || sets_has_candidates();
+            collect_old_step(self);
+        bool left =
+            sets_has_new() || sets_has_candidates() || deep_is_under_way() || sets_cut_count() > 0;
         if (!left || os_now_ns() >= end)
             return left;
     }

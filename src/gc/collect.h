@@ -4,6 +4,8 @@
 #ifndef OURO_GC_COLLECT_H
 #define OURO_GC_COLLECT_H
 
+#include <stdbool.h>
+
 struct seat;
 struct sets_limit;
 
@@ -15,7 +17,10 @@ void collect_automatic(struct seat *self);
 void collect_claim_wait(struct seat *self);
 void collect_claim_release(void);
 
-/* For tests: young and old collections that are asked for by ouro_collect_kind() keep to this limit; NULL: to the
+/* One slice of a deep collection, perhaps the first; returns whether it is still under way. A safepoint. */
+bool collect_slice(void);
+
+/* For tests: young and old collections that are asked for by ouro_collect_kind(), and slices, keep to this limit; NULL: to the
  * schedule's. It is copied. Not while another thread collects. */
 void collect_set_limits(const struct sets_limit *limit);
 

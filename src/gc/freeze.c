@@ -17,6 +17,7 @@
  * The collector's claim keeps collections away meanwhile, so no object is GARBAGE. docs/internals/collector.md
  */
 #include "gc/collect.h"
+#include "gc/deep.h"
 #include "gc/schedule.h"
 #include "gc/sets.h"
 #include "heap/page.h"
@@ -33,6 +34,7 @@ static struct seat *begin(const char *what)
 
     if (!self->collecting)
         collect_claim_wait(self);
+    deep_end(self); /* its members would be neither in it nor out of it */
     world_stop(self);
     return self;
 }

@@ -18,6 +18,7 @@
 #include "gc/schedule.h"
 
 #include "base/os.h"
+#include "gc/deep.h"
 
 enum {
     NS_FIRST = 40,       /* an object, until it has been measured */
@@ -41,7 +42,8 @@ static int64_t candidates;     /* [atomic] */
 static size_t settled_objects; /* [atomic] what there was when no candidate was left */
 static size_t settled_bytes;   /* [atomic] */
 static uint32_t disabled;      /* [atomic] how many times */
-static uint64_t not_before[2]; /* [atomic] time of the next young and old one */
+static uint64_t
+    not_before[3]; /* [atomic] time of the next young and old one, and of the next slice */
 
 static mutex settings = MUTEX_INIT; /* who changes what follows */
 static uint64_t first = 2000;       /* setting; 0: never */
@@ -49,10 +51,12 @@ static unsigned percent = 25;       /* setting */
 static uint64_t threshold = 2000;   /* in force for young collections */
 static uint32_t policy = OURO_GC_BALANCED;
 static uint64_t budget_ns = 500000;
-static uint64_t young_ns = NS_FIRST, old_ns = NS_FIRST; /* of an object */
+static uint64_t speeds[3] = {NS_FIRST, NS_FIRST, NS_FIRST}; /* ns an object: young, old, slices */
 static bool draining; /* old collections go on until few candidates are left */
 static bool deep_due;
-static size_t soft_limit; /* 0: none */
+static bool slicing; /* a deep one was under way at the end of the last slice */
+static size_t objects_when_begun, bytes_when_begun; /* what there was at its beginning */
+static size_t soft_limit;                           /* 0: none */
 static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
 static ouro_gc_pressure pressure;
 static void *pressure_argument;
@@ -107,12 +111,7 @@ static bool has_grown(void)
 
 static bool deep_is_wanted(void)
 {
-    if (limit_is_passed())
-        return true;
-    /* One stop of any length: not for those who want none. */
-    if (load_relaxed(&policy) == OURO_GC_LOW_PAUSE)
-        return false;
-    return load_relaxed(&deep_due) || (has_grown() && sets_cut_count());
+    return deep_is_under_way() || load_relaxed(&deep_due) || (has_grown() && sets_cut_count());
 }
 
 static bool young_is_wanted(void)
@@ -120,27 +119,33 @@ static bool young_is_wanted(void)
     return above_zero(&net) >= load_relaxed(&threshold) || sets_has_new() || bytes_are_due();
 }
 
+/* Not beside a deep one. */
 static bool old_is_wanted(void)
 {
-    return load_relaxed(&draining) || above_zero(&candidates) >= old_limit() ||
-           (has_grown() && sets_has_candidates());
+    return !deep_is_under_way() &&
+           (load_relaxed(&draining) || above_zero(&candidates) >= old_limit() ||
+            (has_grown() && sets_has_candidates()));
 }
 
 bool schedule_is_due(ouro_gc_kind *kind)
 {
     if (load_relaxed(&first) == 0 || load_relaxed(&disabled))
         return false;
-    if (deep_is_wanted()) {
+    if (limit_is_passed()) {
         *kind = OURO_GC_DEEP;
         return true;
     }
-    bool young = young_is_wanted(), old = old_is_wanted();
-    if (OURO_LIKELY(!young && !old))
+    bool wanted[3] = {young_is_wanted(), old_is_wanted(), deep_is_wanted()};
+    if (OURO_LIKELY(!wanted[0] && !wanted[1] && !wanted[2]))
         return false;
 
     uint64_t now = os_now_ns();
-    *kind = young && now >= load_relaxed(&not_before[0]) ? OURO_GC_YOUNG : OURO_GC_OLD;
-    return *kind == OURO_GC_YOUNG || (old && now >= load_relaxed(&not_before[1]));
+    for (int i = 0; i < 3; i++) {
+        *kind = (ouro_gc_kind)i;
+        if (wanted[i] && now >= load_relaxed(&not_before[i]))
+            return true;
+    }
+    return false;
 }
 
 void schedule_ask(struct seat *self)
@@ -236,7 +241,7 @@ struct sets_limit schedule_limit(ouro_gc_kind kind)
     if (load_relaxed(&policy) == OURO_GC_THROUGHPUT)
         return limit;
     limit.cap = CAP_BALANCED;
-    limit.objects = objects_in_budget(load_relaxed(kind == OURO_GC_YOUNG ? &young_ns : &old_ns));
+    limit.objects = objects_in_budget(load_relaxed(&speeds[kind]));
     return limit;
 }
 
@@ -244,7 +249,7 @@ struct sets_limit schedule_limit(ouro_gc_kind kind)
 
 static void learn_speed(const struct schedule_result *result)
 {
-    uint64_t *speed = result->kind == OURO_GC_YOUNG ? &young_ns : &old_ns;
+    uint64_t *speed = &speeds[result->kind];
 
     if (result->looked < OBJECTS_LEAST / 2)
         return;
@@ -277,7 +282,7 @@ static void after_young_locked(const struct schedule_result *result)
 {
     unsigned yield = yield_of(result);
     uint64_t least = load_relaxed(&first), now = load_relaxed(&threshold);
-    uint64_t most = objects_in_budget(load_relaxed(&young_ns));
+    uint64_t most = objects_in_budget(load_relaxed(&speeds[OURO_GC_YOUNG]));
 
     if (load_relaxed(&policy) == OURO_GC_THROUGHPUT)
         most = UINT64_C(1) << 22;
@@ -290,6 +295,36 @@ static void after_young_locked(const struct schedule_result *result)
     now = now > most ? most : now < least ? least : now;
     store_relaxed(&threshold, now);
     store_relaxed(&not_before[0], os_now_ns() + rest_after(yield, result->pause_ns));
+}
+
+/* While it is under way nobody looks at other candidates, so it may take a fifth of the time; and if memory grows meanwhile, or the
+ * program makes objects faster than it looks at them, there is no rest. What is settled is what was there at its beginning: of
+ * later garbage it knows nothing. */
+static void after_slice_locked(const struct schedule_result *result)
+{
+    uint64_t times = load_relaxed(&policy) == OURO_GC_LOW_PAUSE ? 9 : 4;
+    uint64_t most = 2 * budget_in_force();
+    uint64_t pause = result->pause_ns < most ? result->pause_ns : most;
+
+    add(&candidates, -(int64_t)result->taken);
+    if (!slicing) {
+        objects_when_begun = above_zero(&live);
+        bytes_when_begun = used_bytes();
+    }
+    slicing = result->under_way;
+    if (result->guessed > objects_when_begun ||
+        above_zero(&live) > objects_when_begun / 2 * 3 + GROWN_OBJECTS / 2 ||
+        used_bytes() > bytes_when_begun / 2 * 3 + GROWN_BYTES / 2)
+        times = 0;
+    store_relaxed(&not_before[OURO_GC_DEEP], os_now_ns() + times * pause);
+    if (slicing)
+        return;
+    store_relaxed(&deep_due, false);
+    size_t objects = above_zero(&live), bytes = used_bytes();
+    size_t left = objects_when_begun > result->garbage ? objects_when_begun - result->garbage : 0;
+    size_t share = objects_when_begun ? bytes_when_begun / objects_when_begun * left : bytes;
+    store_relaxed(&settled_objects, left < objects ? left : objects);
+    store_relaxed(&settled_bytes, share < bytes ? share : bytes);
 }
 
 static void after_old_locked(const struct schedule_result *result)
@@ -323,9 +358,11 @@ void schedule_collected(const struct schedule_result *result)
     add(&net, -result->net_new);
     fetch_add_relaxed(&candidates, (int64_t)result->put);
     mutex_lock(&settings);
-    if (result->kind <= OURO_GC_OLD)
+    if (result->kind <= OURO_GC_OLD || result->slice)
         learn_speed(result);
-    if (result->kind == OURO_GC_YOUNG) {
+    if (result->slice) {
+        after_slice_locked(result);
+    } else if (result->kind == OURO_GC_YOUNG) {
         /* Something holds many bytes, and it is not new: look at the old ones, too. */
         if (result->automatic && bytes_are_due() && yield_of(result) < YIELD_HIGH &&
             above_zero(&candidates))
@@ -336,6 +373,7 @@ void schedule_collected(const struct schedule_result *result)
     } else {
         if (result->kind != OURO_GC_OLD)
             store_relaxed(&net_bytes, (int64_t)0);
+        slicing = false;
         after_old_locked(result);
     }
     mutex_unlock(&settings);
@@ -383,6 +421,7 @@ void ouro_gc_set_threshold(size_t objects, unsigned percentage)
     store_relaxed(&threshold, (uint64_t)objects);
     store_relaxed(&not_before[0], (uint64_t)0);
     store_relaxed(&not_before[1], (uint64_t)0);
+    store_relaxed(&not_before[2], (uint64_t)0);
     mutex_unlock(&settings);
 }
 

@@ -40,7 +40,10 @@ struct schedule_result {
     size_t put;      /* new ones */
     size_t members, garbage;
     uint64_t pause_ns;
-    bool cleared; /* there are no candidates left */
+    bool cleared;   /* there are no candidates left */
+    bool slice;     /* of a deep one */
+    size_t guessed; /* objects that are part of that */
+    bool under_way; /* a deep one is */
 };
 void schedule_collected(const struct schedule_result *result);
 

@@ -39,15 +39,6 @@ static size_t taken;              /* candidates taken out of the maps */
 static size_t put;                /* candidates that young collections have put into them */
 static bool young_left, old_left; /* relaxed R by anyone: the last of its kind came to its limit */
 
-/* What is frozen is looked at again when it is no longer: see gc/freeze.c. */
-static bool is_in_use(const struct page *page)
-{
-    uint8_t state = page_state(page);
-
-    return (state == PAGE_ACTIVE || state == PAGE_LARGE) && page->kind == KIND_TRACKED &&
-           !page->frozen;
-}
-
 static void append_new(struct pages *list, struct page *page)
 {
     page->new_next = NULL;
@@ -99,24 +90,12 @@ static void take_dirty(void)
 
 /* --- candidates -------------------------------------------------------------------------------------- */
 
-static bool has_owner(uint32_t w)
-{
-    return OURO_OWNED_ID(w) != OURO_ID_MERGED && OURO_OWNED_ID(w) != OURO_ID_IMMORTAL;
-}
-
-static bool is_candidate(const ouro_object *o)
-{
-    uint32_t w = load_relaxed(&o->ouro.owned);
-
-    return (o->ouro.flags & OURO_FLAG_NOTED) || (has_owner(w) && !(w & OURO_FRESH));
-}
-
 /* Its bit in the maps is the caller's business. */
 static void no_candidate(ouro_object *o)
 {
     uint32_t w = load_relaxed(&o->ouro.owned);
 
-    if (has_owner(w) && !(w & OURO_FRESH))
+    if (sets_has_owner(w) && !(w & OURO_FRESH))
         store_relaxed(&o->ouro.owned, w | OURO_FRESH);
     if (o->ouro.flags & OURO_FLAG_NOTED)
         o->ouro.flags &= (uint8_t)~OURO_FLAG_NOTED;
@@ -129,6 +108,13 @@ void sets_note(struct page *page, ouro_object *o)
     put++;
 }
 
+bool sets_is_noted(const ouro_object *o)
+{
+    const uint64_t *map = page_candidates(page_of(o));
+
+    return sets_is_candidate(o) && (map[granule_of(o) / 64] >> granule_of(o) % 64 & 1);
+}
+
 void sets_kept(ouro_object *o, bool examined)
 {
     bool was_new = (o->ouro.flags & OURO_FLAG_NEW) != 0;
@@ -137,7 +123,7 @@ void sets_kept(ouro_object *o, bool examined)
         o->ouro.flags &= (uint8_t)~OURO_FLAG_NEW;
     if (examined) {
         no_candidate(o);
-    } else if (was_new && is_candidate(o)) {
+    } else if (was_new && sets_is_candidate(o)) {
         sets_note(page_of(o), o);
     }
 }
@@ -150,7 +136,7 @@ static ouro_object *take_bit(struct page *page, uint64_t *map, size_t word)
 
         map[word] &= map[word] - 1;
         taken++;
-        if (!block_is_free(o) && !(o->ouro.flags & EXCLUDED) && is_candidate(o))
+        if (!block_is_free(o) && !(o->ouro.flags & EXCLUDED) && sets_is_candidate(o))
             return o;
     }
     return NULL;
@@ -180,7 +166,7 @@ static void add_new(struct trial *trial, ouro_object *o)
 /* Puts the page into `open` if blocks of it are still to be handed out; else it is no longer in any list of new ones. */
 static void is_through_new(struct pages *open, struct page *page)
 {
-    if (is_in_use(page) && page->free)
+    if (sets_page_in_use(page) && page->free)
         append_new(open, page);
     else
         page->in_new = false;
@@ -203,7 +189,7 @@ size_t sets_young(struct trial *trial, const struct sets_limit *limit)
     take_dirty();
     trial->keep = KEEP_YOUNG;
     while (looked < limit->objects && (page = take_new(&new_pages)) != NULL) {
-        if (is_in_use(page)) {
+        if (sets_page_in_use(page)) {
             size_t found = trial->members;
 
             each_new(trial, page, add_new);
@@ -233,16 +219,10 @@ struct exploration {
     ouro_object *queue[CAP_MAX];
 };
 
-static bool is_immortal(const ouro_object *o)
-{
-    return (load_relaxed(&o->ouro.shared) & OURO_IMMORTAL) ||
-           OURO_OWNED_ID(load_relaxed(&o->ouro.owned)) == OURO_ID_IMMORTAL;
-}
-
 static inline void consider(struct exploration *e, ouro_object *o)
 {
     if ((o->ouro.gc & (SCRATCH_OWN | SCRATCH_COMPLETE)) || (o->ouro.flags & EXCLUDED) ||
-        is_immortal(o))
+        trial_is_immortal(o))
         return;
     if (e->count == e->cap) {
         e->cut = true;
@@ -293,7 +273,7 @@ static bool explore(struct exploration *e, ouro_object *candidate)
         if (e->cut)
             continue;
         o->ouro.gc |= SCRATCH_COMPLETE;
-        if (is_candidate(o)) {
+        if (sets_is_candidate(o)) {
             map_clear(page_candidates(page_of(o)), o);
             map_clear(page_cut(page_of(o)), o);
             no_candidate(o);
@@ -351,7 +331,7 @@ size_t sets_old(struct trial *trial, const struct sets_limit *limit)
     e.trial = trial;
     e.cap = limit->cap < CAP_MAX ? limit->cap : CAP_MAX;
     while ((page = noted_pages.first) != NULL) {
-        if (!is_in_use(page))
+        if (!sets_page_in_use(page))
             map_empty(page_candidates(page));
         else if (!explore_page(&e, page, limit->objects, &looked))
             break;
@@ -369,7 +349,7 @@ static bool rescan_wanted;
 
 static void reach(struct trial *trial, ouro_object *o)
 {
-    if ((o->ouro.gc & SCRATCH_MEMBER) || (o->ouro.flags & EXCLUDED) || is_immortal(o))
+    if ((o->ouro.gc & SCRATCH_MEMBER) || (o->ouro.flags & EXCLUDED) || trial_is_immortal(o))
         return;
     trial_add(trial, o);
     if (stack_top < TRIAL_STACK) {
@@ -456,7 +436,7 @@ static void leave_new_pages(void (*step)(struct trial *trial, ouro_object *o), s
     struct page *page;
 
     while ((page = take_new(&new_pages)) != NULL) {
-        if (is_in_use(page))
+        if (sets_page_in_use(page))
             each_new(trial, page, step);
         is_through_new(&open, page);
     }
@@ -471,7 +451,7 @@ static void leave_noted_pages(void (*each)(struct trial *trial, struct page *pag
 
     while ((page = noted_pages.first) != NULL) {
         remove_first_noted();
-        if (is_in_use(page))
+        if (sets_page_in_use(page))
             each(trial, page, page_candidates(page));
         else
             map_empty(page_candidates(page));
@@ -479,7 +459,7 @@ static void leave_noted_pages(void (*each)(struct trial *trial, struct page *pag
     while ((page = cut_pages) != NULL) {
         cut_pages = page->cut_next;
         page->in_cut = false;
-        if (is_in_use(page))
+        if (sets_page_in_use(page))
             each(trial, page, page_cut(page));
         else
             map_empty(page_cut(page));
@@ -540,6 +520,94 @@ void sets_full_done(void)
 {
     leave_new_pages(settle_new, NULL);
     leave_noted_pages(settle_map, NULL);
+}
+
+/* --- for a collection in slices ----------------------------------------------------------------------- */
+
+/* The page that was cut last, no longer in the list; NULL: there is none. */
+static struct page *take_cut(void)
+{
+    struct page *page;
+
+    while ((page = cut_pages) != NULL) {
+        cut_pages = page->cut_next;
+        page->in_cut = false;
+        if (sets_page_in_use(page))
+            break;
+        map_empty(page_cut(page));
+    }
+    return page;
+}
+
+/* It may be NEW, under a bit that was left by who died in its place: no young collection is to have it any more. */
+static void take_root(ouro_object *o, sets_root root)
+{
+    o->ouro.flags &= (uint8_t)~OURO_FLAG_NEW;
+    no_candidate(o);
+    root(o);
+}
+
+/* `root` may set bits in the map of the cut: each word is emptied before its objects are handed over. */
+static void roots_of_cut_page(struct page *page, sets_root root)
+{
+    uint64_t *map = page_cut(page);
+
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        uint64_t bits = map[word];
+
+        if (bits)
+            map[word] = 0;
+        for (; bits; bits &= bits - 1) {
+            ouro_object *o = object_at(page, word, bits);
+
+            if (!block_is_free(o) && !(o->ouro.flags & EXCLUDED) && sets_is_candidate(o))
+                take_root(o, root);
+        }
+    }
+}
+
+static void roots_of_noted_page(struct page *page, sets_root root)
+{
+    uint64_t *map = page_candidates(page);
+
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        ouro_object *o;
+
+        while ((o = take_bit(page, map, word)) != NULL)
+            take_root(o, root);
+    }
+}
+
+static size_t bits_of(const uint64_t *map)
+{
+    size_t bits = 0;
+
+    for (size_t word = 0; word < MAP_WORDS; word++)
+        bits += (size_t)__builtin_popcountll(map[word]);
+    return bits;
+}
+
+bool sets_roots(sets_root root, bool first, const struct sets_limit *limit, size_t *looked)
+{
+    struct page *page;
+
+    if (first)
+        take_dirty();
+    store_relaxed(&cut_count, (size_t)0);
+    while (*looked < limit->objects && (page = take_cut()) != NULL) {
+        *looked += 1 + bits_of(page_cut(page));
+        roots_of_cut_page(page, root);
+    }
+    while (*looked < limit->objects && (page = noted_pages.first) != NULL) {
+        remove_first_noted();
+        *looked += 1 + bits_of(page_candidates(page));
+        if (sets_page_in_use(page))
+            roots_of_noted_page(page, root);
+        else
+            map_empty(page_candidates(page));
+    }
+    store_relaxed(&old_left, noted_pages.first != NULL);
+    return !cut_pages && !noted_pages.first;
 }
 
 size_t sets_cut_count(void)

@@ -6,6 +6,27 @@
 
 #include "gc/trial.h"
 
+/* What is frozen is looked at again when it is no longer: see gc/freeze.c. */
+static inline bool sets_page_in_use(const struct page *page)
+{
+    uint8_t state = page_state(page);
+
+    return (state == PAGE_ACTIVE || state == PAGE_LARGE) && page->kind == KIND_TRACKED &&
+           !page->frozen;
+}
+
+static inline bool sets_has_owner(uint32_t w)
+{
+    return OURO_OWNED_ID(w) != OURO_ID_MERGED && OURO_OWNED_ID(w) != OURO_ID_IMMORTAL;
+}
+
+static inline bool sets_is_candidate(const ouro_object *o)
+{
+    uint32_t w = load_relaxed(&o->ouro.owned);
+
+    return (o->ouro.flags & OURO_FLAG_NOTED) || (sets_has_owner(w) && !(w & OURO_FRESH));
+}
+
 /* Limits of one stop, in objects looked at; SIZE_MAX: none. */
 struct sets_limit {
     size_t objects;
@@ -27,6 +48,14 @@ size_t sets_reachable(struct trial *trial);
 /* All tracked objects. sets_full_done() after trial_decide(). */
 size_t sets_full(struct trial *trial);
 void sets_full_done(void);
+
+/* For a collection in slices: hands the candidates that there are at the `first` call, cut ones and others, to `root`, which are none any
+ * more, page by page until the limit is reached. True: those were all. */
+typedef void (*sets_root)(ouro_object *o);
+bool sets_roots(sets_root root, bool first, const struct sets_limit *limit, size_t *looked);
+
+/* A candidate, and in the map: a collection will look at it. */
+bool sets_is_noted(const ouro_object *o);
 
 /* A member was kept by a trial; `examined`: all that it reaches was in the set. */
 void sets_kept(ouro_object *o, bool examined);

@@ -19,6 +19,7 @@ enum {
     SCRATCH_MEMBER = 1,
     SCRATCH_OWN = 2,      /* of the exploration that is under way; gc/sets.c */
     SCRATCH_COMPLETE = 4, /* all that it reaches is in the set */
+    SCRATCH_GUESSED = 8,  /* not a member: gc/deep.c */
     SCRATCH_ONE = 16,
 
     /* Objects in no set. */
@@ -66,6 +67,12 @@ void trial_decide(struct trial *trial);
 
 /* The stack, for making sets; the collector's. */
 extern ouro_object *trial_stack[TRIAL_STACK];
+
+static inline bool trial_is_immortal(const ouro_object *o)
+{
+    return (load_relaxed(&o->ouro.shared) & OURO_IMMORTAL) ||
+           OURO_OWNED_ID(load_relaxed(&o->ouro.owned)) == OURO_ID_IMMORTAL;
+}
 
 static inline uint32_t scratch_of(const ouro_object *o)
 {

@@ -130,11 +130,15 @@ static void reset_page(struct page *page)
     page->in_noted = before.in_noted;
     page->cut_next = before.cut_next;
     page->in_cut = before.in_cut;
+    page->guess_next = before.guess_next;
+    page->in_guess = before.in_guess;
     reset_map(page_hints(page));
     if (before.in_noted)
         reset_map(page_candidates(page));
     if (before.in_cut)
         reset_map(page_cut(page));
+    if (before.in_guess)
+        reset_map(page_guessed(page));
 }
 
 static struct page *take_from_locked(struct area *area, size_t first, size_t run, bool *fresh)

@@ -94,6 +94,7 @@ struct page {
         frozen; /* [seat] all its objects are frozen, and nothing was handed out since; set in a stopped world */
     bool finalizable;            /* [lock: queue] object/finalize.c: it has bits in that map */
     bool in_cut;                 /* [stopped] likewise */
+    bool in_guess;               /* [stopped] likewise */
     bool in_set;                 /* [stopped] it is in the list of a trial */
     uint8_t in_new;              /* who has the seat sets it, the collector clears it; kept, too */
     uint8_t in_noted;            /* [atomic] anyone sets it, the collector clears it; kept, too */
@@ -104,7 +105,8 @@ struct page {
     struct page *condemned_next; /* [collector] */
     struct page *new_next;       /* [atomic] heap/dirty.c; kept when the page changes hands */
     struct page *noted_next;     /* likewise */
-    struct page *cut_next;       /* [stopped] gc/sets.c; kept, too */
+    struct page *cut_next;       /* [stopped] gc/sets.c, gc/deep.c; kept, too */
+    struct page *guess_next;     /* [stopped] gc/deep.c; kept, too */
     struct page *finalizable_next; /* [lock: queue] object/finalize.c */
 };
 
@@ -119,7 +121,8 @@ struct area {
         64) uint64_t hints[AREA_PAGES][MAP_WORDS]; /* [atomic] blocks to look at: object/merge.c */
     alignas(64) uint64_t condemned[AREA_PAGES][MAP_WORDS];   /* [collector] */
     alignas(64) uint64_t candidates[AREA_PAGES][MAP_WORDS];  /* [atomic] object/note.c */
-    alignas(64) uint64_t cut[AREA_PAGES][MAP_WORDS];         /* [collector] gc/sets.c */
+    alignas(64) uint64_t cut[AREA_PAGES][MAP_WORDS];         /* [collector] gc/sets.c, gc/deep.c */
+    alignas(64) uint64_t guessed[AREA_PAGES][MAP_WORDS];     /* [collector] gc/deep.c */
     alignas(64) uint64_t finalizable[AREA_PAGES][MAP_WORDS]; /* [lock: queue] object/finalize.c */
 };
 
@@ -159,6 +162,11 @@ static inline uint64_t *page_candidates(struct page *page)
 static inline uint64_t *page_cut(struct page *page)
 {
     return area_of(page)->cut[page - area_of(page)->pages];
+}
+
+static inline uint64_t *page_guessed(struct page *page)
+{
+    return area_of(page)->guessed[page - area_of(page)->pages];
 }
 
 static inline uint64_t *page_finalizable(struct page *page)
