@@ -255,7 +255,9 @@ static void learn_speed(const struct schedule_result *result)
         return;
     uint64_t now = result->pause_ns / result->looked;
     uint64_t before = load_relaxed(speed);
-    /* Slower counts at once, faster in small steps. */
+    /* Slower counts at once, faster in small steps. A pause may be long because somebody else had the processor. */
+    if (now > 2 * before)
+        now = 2 * before;
     store_relaxed(speed, now > before ? now : (7 * before + now) / 8 + 1);
 }
 
@@ -274,7 +276,9 @@ static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
 
     if (how != OURO_GC_THROUGHPUT && pause_ns > most)
         pause_ns = most;
-
+    /* Behind many objects that live there may be many that don't. */
+    if (times > 1 && has_grown())
+        times = 1;
     return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
 }
 
