@@ -22,7 +22,7 @@ typedef enum ouro_gc_reason {
 typedef enum ouro_gc_kind {
     OURO_GC_YOUNG, /* those made since the last one */
     OURO_GC_OLD, /* candidates, which are those that have lost a reference and lived on, and what is near them */
-    OURO_GC_DEEP, /* new ones, candidates, and all that these reach, in one stop */
+    OURO_GC_DEEP, /* new ones, candidates, and all that these reach; in one stop if asked for, else in slices */
     OURO_GC_FULL, /* all, in one stop */
 } ouro_gc_kind;
 
@@ -30,7 +30,7 @@ typedef enum ouro_gc_kind {
 typedef enum ouro_gc_policy {
     OURO_GC_THROUGHPUT, /* no limit to a pause */
     OURO_GC_BALANCED,   /* at first: pauses keep to the budget */
-    OURO_GC_LOW_PAUSE, /* to a quarter of it; and no deep collection by itself, but for the soft limit */
+    OURO_GC_LOW_PAUSE,  /* to a quarter of it */
 } ouro_gc_policy;
 
 /* What a collection did. At OURO_GC_START only phase, reason, kind, generation, number, net_new and noted are set. */
@@ -53,7 +53,7 @@ typedef struct ouro_gc_info {
     uint64_t pause_ns; /* from then until they could go on */
     uint64_t total_ns; /* all, with the destruction, during which the others run */
     size_t threshold;  /* net_new at which the next young one is due */
-    bool under_way;    /* a deep collection in slices is not at its end yet */
+    bool under_way; /* a deep collection in slices is not at its end yet; each slice has a record */
 } ouro_gc_info;
 
 typedef struct ouro_gc_stats {
@@ -97,7 +97,8 @@ OURO_BEGIN_DECLS
  */
 OURO_API size_t ouro_collect(void);
 
-/* One collection of that kind, without finalizers. Everything else is as above. */
+/* One collection of that kind, without finalizers. While a deep one in slices is under way an old one is a slice of it. Everything
+ * else is as above. */
 OURO_API size_t ouro_collect_kind(ouro_gc_kind kind);
 
 /* For idle time: collects in stops that keep to the pause budget until that time is over or nothing is left to do, and
@@ -146,7 +147,7 @@ OURO_API bool ouro_gc_is_tracked(const ouro_object *o);
 OURO_API ouro_status ouro_gc_set_policy(ouro_gc_policy policy);
 OURO_API ouro_gc_policy ouro_gc_get_policy(void);
 
-/* How long young and old collections may stop the world, in nanoseconds; half a millisecond at first. It is a goal: it is kept by looking at as
+/* How long automatic collections may stop the world, in nanoseconds; half a millisecond at first. It is a goal: it is kept by looking at as
  * many objects as took that long lately. OURO_INVALID: 0. Any thread; never a safepoint. */
 OURO_API ouro_status ouro_gc_set_pause_budget(uint64_t nanoseconds);
 OURO_API uint64_t ouro_gc_get_pause_budget(void);

@@ -292,7 +292,8 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
         note_sheds();
     grace_in_stopped_world();
     result.pause_ns = info.pause_ns = os_now_ns() - stopped;
-    verify_decision_stopped(self, kind);
+    /* The last slice knows nothing of what became garbage since the first. */
+    verify_decision_stopped(self, result.slice ? OURO_GC_OLD : kind);
     world_start(self);
 
     if (OURO_UNLIKELY(debugging & OURO_GC_PRINT_GARBAGE))

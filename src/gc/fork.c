@@ -11,7 +11,7 @@
  * Why that is enough: in a stopped world no thread is inside of a heap, a count, a list of what is dying: they park and
  * detach between such things only.  A thread that is detached or not registered may be inside of what needs no seat
  * (the registry, types, settings, callbacks), under one of the mutexes, which is ours then.  No collection is half done,
- * since the claim is ours: taken, or had by the callback that we are in.
+ * but for a deep one between two slices, since the claim is ours: taken, or had by the callback that we are in.
  *
  * What may surprise: mutexes are unlocked in the child and not made anew, for it is this thread that has them.
  * `visitors` is the exception: another thread may have it.
