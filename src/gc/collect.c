@@ -10,6 +10,7 @@
 #include "base/os.h"
 #include "gc/debug.h"
 #include "gc/dissolve.h"
+#include "gc/forced.h"
 #include "gc/schedule.h"
 #include "gc/trial.h"
 #include "gc/verify.h"
@@ -243,7 +244,8 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
 {
     ouro_gc_info info = {
         .phase = OURO_GC_START, .reason = reason, .kind = kind, .generation = kind < 2 ? kind : 2};
-    struct schedule_result result = {.kind = kind, .automatic = reason == OURO_GC_AUTOMATIC};
+    struct schedule_result result = {.kind = kind,
+                                     .automatic = reason == OURO_GC_AUTOMATIC && !forced_is_on()};
     struct trial trial;
 
     self->collecting = true;
@@ -318,11 +320,38 @@ static struct sets_limit limit_of(ouro_gc_kind kind)
     return set_limit.objects ? set_limit : schedule_limit(kind);
 }
 
+/* One that is due; and a deep one if memory is over the soft limit. */
+static void collect_forced(struct seat *self)
+{
+    ouro_gc_kind kind;
+    bool due = forced_is_due(self);
+    bool pressed = schedule_is_pressed() && schedule_is_due(&kind);
+
+    if (!(due || pressed) || !claim_try())
+        return;
+    if (due) {
+        kind = forced_take(self);
+        collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit_forced(kind));
+    }
+    if (pressed && schedule_is_pressed())
+        collect(self, OURO_GC_AUTOMATIC, OURO_GC_DEEP, no_limit);
+    collect_claim_release();
+    if (pressed)
+        schedule_press();
+}
+
 void collect_automatic(struct seat *self)
 {
     ouro_gc_kind kind;
 
-    if (self->collecting || !schedule_is_due(&kind) || !claim_try())
+    if (self->collecting)
+        return;
+    if (OURO_UNLIKELY(forced_is_on())) {
+        collect_forced(self);
+        forced_ask(self);
+        return;
+    }
+    if (!schedule_is_due(&kind) || !claim_try())
         return;
     bool pressed = schedule_is_pressed();
     if (schedule_is_due(&kind)) /* somebody may just have been through with it */
