@@ -77,7 +77,7 @@ Test(forced, finds_garbage_at_once)
     for (int i = 0; i < 8; i++) {
         ouro_decref(ring_new(5));
         cr_assert_eq(pass(4), 4);
-        cr_assert_eq(nodes_destroyed, 5 * (i + 1));
+        cr_assert_eq(nodes_destroyed, 5 * (size_t)(i + 1));
     }
 }
 
