@@ -7,7 +7,8 @@
  * known to be whole.
  *
  * The time goes by in phases.  In each one the threads run anew, with another n, another policy, another pause budget (often so
- * small that old collections are cut).  After each the main thread, alone, follows everything that can be reached, and
+ * small that old collections are cut).  In every other one there are young and old ones only, since a full one would find what these
+ * have lost.  After each the main thread, alone, follows everything that can be reached, and
  * then there may be no other object; now and then it drops all, and then nothing may be left, in objects and in bytes.
  */
 #include "stress.h"
@@ -23,8 +24,8 @@ enum {
     FIXED_EDGES = 3,
     HUB_EDGES_MAX = 8,
     BUILD_MAX = 10,
-    CHAIN = 400, /* more than one exploration of an old collection follows */
-    LIVE_MAX = 2500,
+    CHAIN = 1000, /* more than one stop looks at, young or old */
+    LIVE_MAX = 3500,
     PHASE_MS = 120,
     WALK = 6,
 };
@@ -199,7 +200,7 @@ static struct cell *build(struct random *random)
     return cells[0];
 }
 
-/* A ring that is too large for one exploration. */
+/* A ring that is too large for one stop. */
 static struct cell *chain(struct random *random)
 {
     struct cell *last = any_cell_new(random), *first = last;
@@ -212,6 +213,19 @@ static struct cell *chain(struct random *random)
     }
     (void)edge_set(&last->edges[0], ouro_incref(first));
     return first;
+}
+
+/* Two that refer to each other, by moves alone: no drop tells that they are garbage. */
+static void tie(struct random *random)
+{
+    struct cell *a = any_cell_new(random), *b = any_cell_new(random);
+
+    for (uint32_t i = random_below(random, 4); i > 0; i--)
+        ouro_safepoint();
+    a->edges[0].serial = b->serial;
+    ouro_move(a, &a->edges[0].to, b);
+    b->edges[0].serial = a->serial;
+    ouro_move(b, &b->edges[0].to, a);
 }
 
 static void hold(struct edge *held, struct cell *cell)
@@ -410,7 +424,7 @@ static void seldom(struct random *random)
         (void)ouro_unfreeze();
         break;
     case 2:
-        (void)ouro_collect_kind((ouro_gc_kind)random_below(random, 4));
+        (void)ouro_collect_kind((ouro_gc_kind)random_below(random, 3));
         break;
     case 3:
         (void)ouro_collect_step(random_below(random, 300000));
@@ -438,11 +452,15 @@ static void step(struct worker *w, struct random *random)
         seldom(random);
     if (one_in(random, 30))
         OURO_DETACHED sched_yield();
+    if (one_in(random, 50))
+        tie(random);
+    if (one_in(random, 200) && !is_crowded())
+        ouro_decref(chain(random)); /* garbage at once, and the parts of it become old one by one */
     if (!held->to) {
         if (one_in(random, 2) || is_crowded())
             read_slots(held, random);
         else
-            hold(held, one_in(random, 60) ? chain(random) : build(random));
+            hold(held, one_in(random, 100) ? chain(random) : build(random));
         return;
     }
     check(held->to, held->serial);
@@ -493,7 +511,9 @@ static void life(unsigned index, struct random *random, void *argument)
 /* --- the callback ---------------------------------------------------------------------------------------- */
 
 /* Plain, since collections don't overlap. */
-static uint64_t forced, of_kind[4], cuts, garbage;
+static uint64_t forced; /* since the turn began */
+static uint64_t of_kind[4], cuts, garbage;
+static bool is_partial; /* this phase: the turn begins anew after each old one */
 
 static void watch(const ouro_gc_info *info, void *argument)
 {
@@ -506,6 +526,10 @@ static void watch(const ouro_gc_info *info, void *argument)
     CHECK(info->kind == (ouro_gc_kind)(forced % 4), "a forced collection is not the one in turn");
     forced++;
     of_kind[info->kind]++;
+    if (is_partial && info->kind == OURO_GC_OLD) {
+        ouro_gc_set_every(ouro_gc_get_every());
+        forced = 0;
+    }
     cuts += info->kind == OURO_GC_OLD && info->cut > 0;
 }
 
@@ -659,9 +683,11 @@ static void phase(unsigned number, struct random *random)
 {
     static const size_t every[] = {1, 2, 3, 7, 50};
     size_t n = every[number % 5];
+    uint64_t done = of_kind[OURO_GC_YOUNG];
     uint64_t end = time_slice(PHASE_MS), before = count_of(&passed);
 
     set_limits(random);
+    is_partial = number % 2 == 1;
     forced = 0; /* nobody else is there: not even a thread for finalizers */
     ouro_gc_set_every(n);
     CHECK(ouro_gc_get_every() == n, "it is not as often as was said");
@@ -670,7 +696,7 @@ static void phase(unsigned number, struct random *random)
     run_threads(0, stress.threads, number, life, &end);
     CHECK(ouro_finalizer_set_mode(OURO_FINALIZE_AT_SAFEPOINTS) == OURO_OK,
           "the mode of finalizers is refused"); /* so the library's own thread has ended */
-    CHECK(forced > 0 || count_of(&passed) - before < 200 * stress.threads,
+    CHECK(of_kind[OURO_GC_YOUNG] > done || count_of(&passed) - before < 200 * stress.threads,
           "none of many safepoints was forced to collect");
     check_exact();
 }
