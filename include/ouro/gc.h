@@ -119,6 +119,17 @@ OURO_API bool ouro_gc_is_enabled(void);
 OURO_API void ouro_gc_set_threshold(size_t objects, unsigned percent);
 OURO_API void ouro_gc_get_threshold(size_t *objects, unsigned *percent);
 
+/*
+ * For tests: from now on each explicit safepoint that is the n-th of its thread makes an automatic collection, whatever the
+ * schedule says, where one may be made at all: automatic ones are enabled, the threshold is not 0, the thread holds no Ouro lock and is in no
+ * finalizer or callback; other safepoints don't count. Young, old, deep and full ones in turn, within the limits of the pause budget. If another thread is
+ * collecting just then the next safepoint makes it. Meanwhile the schedule makes none of its own, but for the soft limit, so that a program with one
+ * thread collects at the same places each time. The count of the caller and the turn begin anew, those of others go on. 0: no more of that. The
+ * environment variable OURO_GC_EVERY=n, read once, when the first thread registers, is what it is at first. Any thread; never a safepoint.
+ */
+OURO_API void ouro_gc_set_every(size_t safepoints);
+OURO_API size_t ouro_gc_get_every(void);
+
 /* For debugging: OURO_GC_... or 0. Any thread; never a safepoint. */
 #define OURO_GC_PRINT_STATS 1u /* a line on standard error for each collection */
 #define OURO_GC_PRINT_GARBAGE \

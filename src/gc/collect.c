@@ -11,6 +11,7 @@
 #include "gc/debug.h"
 #include "gc/deep.h"
 #include "gc/dissolve.h"
+#include "gc/forced.h"
 #include "gc/schedule.h"
 #include "gc/trial.h"
 #include "gc/verify.h"
@@ -261,7 +262,7 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     ouro_gc_info info = {
         .phase = OURO_GC_START, .reason = reason, .kind = kind, .generation = kind < 2 ? kind : 2};
     struct schedule_result result = {.kind = kind,
-                                     .automatic = reason == OURO_GC_AUTOMATIC,
+                                     .automatic = reason == OURO_GC_AUTOMATIC && !forced_is_on(),
                                      .slice = is_slice(kind, &limit)};
     struct trial trial;
 
@@ -360,12 +361,39 @@ static void come_again(struct seat *self)
         fetch_or_acq_rel(&self->word, SEAT_COLLECT);
 }
 
+/* One that is due, a slice while a deep one is under way; and all if memory is over the soft limit. */
+static void collect_forced(struct seat *self)
+{
+    ouro_gc_kind kind;
+    bool due = forced_is_due(self);
+    bool pressed = schedule_is_pressed() && schedule_is_due(&kind);
+
+    if (!(due || pressed) || !claim_try())
+        return;
+    if (due) {
+        kind = forced_take(self);
+        if (kind != OURO_GC_YOUNG && deep_is_under_way())
+            kind = OURO_GC_DEEP;
+        collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit_forced(kind));
+    }
+    if (pressed && schedule_is_pressed())
+        collect_all_due(self);
+    collect_claim_release();
+    if (pressed)
+        schedule_press();
+}
+
 void collect_automatic(struct seat *self)
 {
     ouro_gc_kind kind;
 
     if (self->collecting)
         return;
+    if (OURO_UNLIKELY(forced_is_on())) {
+        collect_forced(self);
+        forced_ask(self);
+        return;
+    }
     if (!schedule_is_due(&kind) || !claim_try()) {
         come_again(self);
         return;

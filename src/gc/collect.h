@@ -9,7 +9,7 @@
 struct seat;
 struct sets_limit;
 
-/* At a safepoint of a thread whose word has COLLECT: collects if it is due and nobody else is at it. */
+/* At a safepoint of a thread whose word has COLLECT: collects if it is due, or to be forced, and nobody else is at it. */
 void collect_automatic(struct seat *self);
 
 /* One thread at a time has the claim; a collection needs it from before its first callback until after its last. Waits

@@ -2,6 +2,7 @@
  * gc/hooks.c - the calls from lower layers to higher ones, all of them.
  */
 #include "gc/collect.h"
+#include "gc/forced.h"
 #include "gc/schedule.h"
 #include "heap/heap.h"
 #include "object/death.h"
@@ -20,6 +21,7 @@ static void attached(struct seat *self)
 {
     retire_look(self);
     finalize_look(self);
+    forced_ask(self);
 }
 
 static size_t waiting(struct seat *self)

@@ -127,9 +127,14 @@ static bool old_is_wanted(void)
             (has_grown() && sets_has_candidates()));
 }
 
+bool schedule_is_enabled(void)
+{
+    return load_relaxed(&first) != 0 && load_relaxed(&disabled) == 0;
+}
+
 bool schedule_is_due(ouro_gc_kind *kind)
 {
-    if (load_relaxed(&first) == 0 || load_relaxed(&disabled))
+    if (!schedule_is_enabled())
         return false;
     if (limit_is_passed()) {
         *kind = OURO_GC_DEEP;
@@ -153,7 +158,7 @@ void schedule_ask(struct seat *self)
     ouro_gc_kind kind;
 
     if (!(load_relaxed(&self->word) & SEAT_COLLECT) && schedule_is_due(&kind))
-        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
+        /* [S1] nothing hangs on it: only this thread takes COLLECT out */
         fetch_or_acq_rel(&self->word, SEAT_COLLECT);
 }
 
@@ -242,6 +247,15 @@ struct sets_limit schedule_limit(ouro_gc_kind kind)
         return limit;
     limit.cap = CAP_BALANCED;
     limit.objects = objects_in_budget(load_relaxed(&speeds[kind]));
+    return limit;
+}
+
+struct sets_limit schedule_limit_forced(ouro_gc_kind kind)
+{
+    struct sets_limit limit = schedule_limit(kind);
+
+    if (limit.objects != SIZE_MAX)
+        limit.objects = objects_in_budget(NS_FIRST);
     return limit;
 }
 

@@ -16,6 +16,9 @@ void schedule_noted(struct seat *seat, size_t candidates);
 /* The collector has freed so many small objects, which the heap will not report. */
 void schedule_freed(size_t objects, size_t bytes);
 
+/* Whether there may be automatic collections. */
+bool schedule_is_enabled(void);
+
 /* Whether an automatic collection is due now, and of which kind. */
 bool schedule_is_due(ouro_gc_kind *kind);
 
@@ -30,10 +33,13 @@ size_t schedule_live(void);
 /* How much one stop of a kind may look at. Explicit collections of everything have no limit. */
 struct sets_limit schedule_limit(ouro_gc_kind kind);
 
+/* The same, by a speed that is not measured. */
+struct sets_limit schedule_limit_forced(ouro_gc_kind kind);
+
 /* What a collection has done. */
 struct schedule_result {
     ouro_gc_kind kind;
-    bool automatic;
+    bool automatic;  /* and not forced: the schedule learns from it */
     int64_t net_new; /* growth that is accounted for */
     size_t looked;   /* objects looked at */
     size_t taken;    /* candidates that are none any more, or cut */

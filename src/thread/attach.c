@@ -164,7 +164,7 @@ void seat_detach(struct seat *self)
 static void run_user_code(struct seat *self)
 {
     if (load_relaxed(&self->word) & SEAT_COLLECT) {
-        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
+        /* [S1] acquire: that collections are to be forced; ouro_gc_set_every() */
         fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_COLLECT);
         thread_hooks.collect(self);
     }

@@ -26,7 +26,8 @@ struct thread_hooks {
     /* The thread leaves, or parks: what it has retired and not closed has to be left to all. */
     void (*close)(struct seat *self);
 
-    /* The thread is attached: if something waits for a grace period it has to look after it, nobody else may be there. */
+    /* The thread is attached: if something waits for a grace period it has to look after it, nobody else may be there; and it may
+     * have to look for finalizers, or be forced to collect. */
     void (*attached)(struct seat *self);
 
     /* RETIRE was set, or the thread leaves. */

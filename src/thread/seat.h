@@ -14,7 +14,7 @@
  *    INBOX     there may be pages in the inbox
  *    QUIESCE   a grace period waits for this seat, or waited for it when it was not attached
  *    WAIT      the thread of the seat sleeps until it is granted ATTACHED
- *    COLLECT   the seat's next explicit safepoint looks whether a collection is due
+ *    COLLECT   the seat's next explicit safepoint looks whether a collection is due, or is to be forced
  *    RETIRE    the seat's next safepoint sees to what it has retired
  *    FINALIZE  the seat's next explicit safepoint looks whether finalizers or weak callbacks wait
  *
@@ -25,8 +25,8 @@
  *    ATTACHED --park (owner), STOP set, QUIESCE clear------> WAIT
  *
  * STOP is set and cleared by who stops the world, INBOX set by anyone and cleared by who has the seat,
- * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, COLLECT and
- * RETIRE set and cleared by the owner, FINALIZE set by anyone and cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
+ * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, RETIRE set and
+ * cleared by the owner, COLLECT and FINALIZE set by anyone and cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
  * proxy that HOLDs it, or everybody's reader in a stopped world.
  *
  * docs/internals/threads.md explains the protocol, stress/models/seat.pml explores it.
@@ -96,6 +96,7 @@ struct seat {
     bool collecting;                  /* [owner] this thread runs a collection */
     bool finalizing;                  /* [owner] this thread runs a finalizer or weak callback */
     bool has_queued;                  /* [owner] some of those, and has not told others since */
+    size_t passed;                    /* [owner] safepoints since a forced collection */
     ouro_object *held[SEAT_HELD_MAX]; /* [owner] which, the latest one last */
     uint64_t events[EVENT_COUNT];     /* [owner W, any R] relaxed: counters */
 
