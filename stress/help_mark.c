@@ -101,6 +101,7 @@ struct graph {
     uint32_t edges[NODES][FIELDS]; /* index + 1 */
     uint32_t stack[NODES];
     size_t hubs;
+    size_t few; /* nodes that all references of a crowd go to */
 };
 
 static void link_to(struct graph *g, size_t from, unsigned field, size_t to)
@@ -109,13 +110,15 @@ static void link_to(struct graph *g, size_t from, unsigned field, size_t to)
     g->edges[from][field] = (uint32_t)to + 1;
 }
 
-/* A hub refers to all nodes, each once; so whoever reaches it reaches all. It is node 0. */
+/* A hub refers to all nodes, each once, or to a few of them, again and again, so that many threads change the same scratch
+ * word. It is node 0. */
 static void fill(struct graph *g, struct random *random)
 {
-    unsigned shape = random_below(random, 5);
+    unsigned shape = random_below(random, 7);
 
     g->count = 200 + random_below(random, NODES - 200);
-    g->hubs = shape == 4;
+    g->hubs = shape >= 4;
+    g->few = shape >= 5 ? 1 + random_below(random, 6) : g->count;
     atomic_store_explicit(&g->group.destroyed, 0, memory_order_relaxed);
     for (size_t i = 0; i < g->count; i++) {
         g->nodes[i] = make(&g->group, i == 0 && g->hubs ? g->count : 0);
@@ -128,7 +131,7 @@ static void fill(struct graph *g, struct random *random)
         } else if (shape == 1) {
             link_to(g, i, 0, (i + 1) % g->count);
         } else if (shape >= 2 && one_in(random, 3)) {
-            link_to(g, i, 0, random_below(random, (uint32_t)g->count));
+            link_to(g, i, 0, random_below(random, (uint32_t)g->few));
             if (one_in(random, 2))
                 link_to(g, i, 1, random_below(random, (uint32_t)g->count));
         }
@@ -136,7 +139,7 @@ static void fill(struct graph *g, struct random *random)
     if (g->hubs) {
         g->nodes[0]->one_by_one = one_in(random, 3);
         for (size_t i = 0; i < g->count; i++)
-            g->nodes[0]->more[i] = ouro_incref(g->nodes[i]);
+            g->nodes[0]->more[i] = ouro_incref(g->nodes[i % g->few]);
     }
 }
 
@@ -159,7 +162,7 @@ static void reach(struct graph *g, size_t root)
                 g->stack[top++] = to - 1;
             }
         }
-        for (size_t k = 0; i == 0 && g->hubs && k < g->count; k++) {
+        for (size_t k = 0; i == 0 && g->hubs && k < g->few; k++) {
             if (!g->reached[k]) {
                 g->reached[k] = true;
                 g->stack[top++] = (uint32_t)k;

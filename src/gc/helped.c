@@ -376,8 +376,8 @@ static inline bool claim_to_mark(struct worker *w, ouro_object *o)
 
     if (!(scratch & SCRATCH_MEMBER)) /* not in the set, or held already */
         return false;
-    if (w->alone)
-        store_relaxed(&o->ouro.gc, 0u);
+    if (w->alone) /* plain: a race detector sees it if somebody else is there */
+        o->ouro.gc = 0;
     else if (!cas_relaxed(&o->ouro.gc, &scratch, 0u))
         return false;
     w->marked++;
@@ -401,8 +401,8 @@ static inline bool claim_to_add(struct worker *w, ouro_object *o)
     uint64_t bit = (uint64_t)1 << granule_of(o) % 64;
 
     if (w->alone) {
-        store_relaxed(&o->ouro.gc, scratch_of(o));
-        store_relaxed(word, load_relaxed(word) | bit);
+        o->ouro.gc = scratch_of(o);
+        *word |= bit;
     } else if (cas_relaxed(&o->ouro.gc, &none, scratch_of(o))) {
         fetch_or_relaxed(word, bit);
     } else {
