@@ -1,6 +1,6 @@
 /*
- * bench_collect.c - what the cycle collector costs: collecting a heap that is all alive, garbage in
- * pairs, and the stops that another thread sees while pairs are made and dropped.
+ * bench_collect.c - what the cycle collector costs: collecting a heap that is all alive, alone and with
+ * a stopped thread that helps, garbage in pairs, and the stops that another thread sees while pairs are made and dropped.
  *
  * The peer is bdwgc with one marker, if it is installed: a conservative collector without counts,
  * which is given nodes of the same 32 bytes. Each run of a peer has a process of its own.
@@ -8,6 +8,7 @@
 #include "bench.h"
 
 #include <ouro.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -338,6 +339,131 @@ static void compare_live(void)
     }
 }
 
+/* --- the same with a stopped thread that helps -------------------------------------------------- */
+
+enum { HUB = LIST + 1 }; /* one object of a field for each node, and a reference back from each */
+
+struct shared {
+    int shape;
+    unsigned helpers;
+};
+
+struct hub {
+    ouro_header ouro;
+    size_t count;
+    struct node *items[];
+};
+
+static void hub_visit(void *self, ouro_visitor *visitor)
+{
+    struct hub *hub = self;
+
+    ouro_visit_array(visitor, hub->items, hub->count);
+}
+
+static void build_hub(size_t count)
+{
+    static const ouro_type_spec spec = {.name = "hub",
+                                        .size = sizeof(struct hub),
+                                        .item_size = sizeof(struct node *),
+                                        .visit = hub_visit};
+    const ouro_type *type;
+
+    if (ouro_type_register(&spec, &type))
+        bench_fail("can't register a type");
+    struct hub *hub = checked(ouro_new_array(type, count));
+    hub->count = count;
+    for (size_t i = 0; i < count; i++) {
+        hub->items[i] = make_ouro();
+        hub->items[i]->left = (struct node *)(void *)hub;
+        hold_ouro(hub);
+    }
+    root_node = (struct node *)(void *)hub;
+}
+
+static bool bystander_runs, bystander_ends; /* [atomic] */
+
+static void *stand_by(void *unused)
+{
+    register_self();
+    __atomic_store_n(&bystander_runs, true, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&bystander_ends, __ATOMIC_ACQUIRE))
+        ouro_safepoint();
+    ouro_thread_unregister();
+    return unused;
+}
+
+static int compare_figures(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* In pauses: what the collector does while the other thread is stopped. */
+static double pause_of(ouro_gc_kind kind, size_t count)
+{
+    ouro_gc_stats before, after;
+
+    ouro_gc_get_stats(&before);
+    if (ouro_collect_kind(kind))
+        bench_fail("live nodes were collected");
+    ouro_gc_get_stats(&after);
+    return (double)(after.pause_ns_total - before.pause_ns_total) / (double)count;
+}
+
+static void collect_shared(void *argument, double *figures)
+{
+    const struct shared *shared = argument;
+    size_t count = node_count();
+    double full[7];
+    pthread_t bystander;
+
+    register_self();
+    ouro_gc_disable();
+    ouro_gc_set_helpers(shared->helpers);
+    if (shared->shape == HUB)
+        build_hub(count);
+    else
+        build_ouro((enum shape)shared->shape, count);
+    if (pthread_create(&bystander, NULL, stand_by, NULL))
+        bench_fail("can't start a thread");
+    while (!__atomic_load_n(&bystander_runs, __ATOMIC_ACQUIRE))
+        ouro_safepoint();
+    figures[1] = pause_of(OURO_GC_DEEP, count);
+    for (size_t i = 0; i < 7; i++)
+        full[i] = pause_of(OURO_GC_FULL, count);
+    qsort(full, 7, sizeof *full, compare_figures);
+    figures[0] = full[3];
+    __atomic_store_n(&bystander_ends, true, __ATOMIC_RELEASE);
+    OURO_DETACHED
+    {
+        pthread_join(bystander, NULL);
+    }
+}
+
+static void compare_shared(void)
+{
+    static const char *const names[] = {[TREE_IN_ORDER] = "pause for a live tree, a node",
+                                        [TREE_SHUFFLED] = "same, tree in shuffled memory",
+                                        [RANDOM_IN_CHUNKS] = "same, random graph, held by objects",
+                                        [RANDOM_FROM_C] =
+                                            "same, random graph, each node held from C",
+                                        [LIST] = "same, list",
+                                        [HUB] = "same, one object that refers to all nodes"};
+
+    for (int shape = TREE_IN_ORDER; shape <= HUB; shape++) {
+        const struct bench_workload workload = {
+            .figure = {{names[shape], "ns"}, {"  deep, all of it new", "ns"}}, .child = true};
+        struct shared alone = {shape, 0}, helped = {shape, 1};
+        const struct bench_peer peers[] = {{"ouro, alone", collect_shared, &alone},
+                                           {"ouro, a stopped thread helps", collect_shared,
+                                            &helped}};
+
+        bench_compare(&workload, peers, sizeof peers / sizeof *peers);
+    }
+}
+
 /* --- garbage in pairs ------------------------------------------------------------------------- */
 
 /* Two nodes that refer to each other, and that nothing else refers to. */
@@ -574,6 +700,7 @@ int main(int argc, char **argv)
                 "5 M nodes of two fields (0.5 M with --quick); one thread, or two where a line "
                 "says so" MISSING);
     compare_live();
+    compare_shared();
     compare_pairs();
     compare_churn();
     return 0;

@@ -54,6 +54,8 @@ typedef struct ouro_gc_info {
     uint64_t total_ns; /* all, with the destruction, during which the others run */
     size_t threshold;  /* net_new at which the next young one is due */
     bool under_way; /* a deep collection in slices is not at its end yet; each slice has a record */
+    unsigned
+        helpers; /* stopped threads that took part, at most in one pass: see ouro_gc_set_helpers() */
 } ouro_gc_info;
 
 typedef struct ouro_gc_stats {
@@ -162,6 +164,15 @@ OURO_API ouro_gc_policy ouro_gc_get_policy(void);
  * many objects as took that long lately. OURO_INVALID: 0. Any thread; never a safepoint. */
 OURO_API ouro_status ouro_gc_set_pause_budget(uint64_t nanoseconds);
 OURO_API uint64_t ouro_gc_get_pause_budget(void);
+
+/*
+ * Deep and full collections of many objects are shared with threads that wait for them to end: those stopped at a safepoint or
+ * waiting to attach, not detached ones. `most` of them help, 15 at the most; 0: none. At first as many as there are processors,
+ * less one, but 7 at the most. They run `visit` functions, for different objects at the same time; the threads
+ * of the library's own are none of them. A fork keeps the number. Any thread; never a safepoint.
+ */
+OURO_API void ouro_gc_set_helpers(unsigned most);
+OURO_API unsigned ouro_gc_get_helpers(void);
 
 /* Memory that objects own elsewhere has grown or shrunk: it counts for when collections are due. Attached; never a safepoint. */
 OURO_API void ouro_adjust_external_bytes(int64_t delta);

@@ -41,7 +41,9 @@ typedef struct ouro_type_spec {
     /* For references that a table can't describe: calls ouro_visit(visitor, &self->field) or
      * ouro_visit_array() for each reference field of `self`, which may be NULL, exactly once. It serves
      * traversal, clearing and destruction alike: the visitor may change the fields. It may be called by any
-     * thread, also while the world is stopped: it takes no lock, calls nothing else of Ouro, changes nothing.
+     * thread, also while the world is stopped, and by several at the same time for different objects (ouro_gc_set_helpers()): it
+     * takes no lock, calls nothing else of Ouro, changes nothing, and does not depend on the thread. What it
+     * reports stays where it is after it has returned.
      * While an object is destroyed it may be called again for what is left. */
     void (*visit)(void *self, ouro_visitor *visitor);
 

@@ -316,6 +316,7 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     info.collected = trial.garbage;
     info.uncollectable = trial.saved;
     info.finalizers = trial.queued;
+    info.helpers = trial.helpers;
     info.threshold = schedule_threshold();
     info.total_ns = os_now_ns() - start;
     add_up(&info);

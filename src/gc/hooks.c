@@ -3,6 +3,7 @@
  */
 #include "gc/collect.h"
 #include "gc/forced.h"
+#include "gc/parallel.h"
 #include "gc/schedule.h"
 #include "heap/heap.h"
 #include "object/death.h"
@@ -46,6 +47,7 @@ const struct thread_hooks thread_hooks = {
     .abandon = finalize_abandon,
     .finalize = finalize_some,
     .collect = collect_automatic,
+    .help = parallel_help,
 };
 
 /* Memory is out, and this is no safepoint: what died elsewhere, and what is on this thread's list, can go. */

@@ -18,6 +18,7 @@
  */
 #include "gc/sets.h"
 
+#include "gc/helped.h"
 #include "heap/dirty.h"
 #include "heap/heap.h"
 
@@ -344,8 +345,11 @@ size_t sets_old(struct trial *trial, const struct sets_limit *limit)
 
 /* --- all that candidates reach ----------------------------------------------------------------------- */
 
+enum { HELP_STEP = 10000 };
+
 static size_t stack_top; /* [stopped] of trial_stack */
 static bool rescan_wanted;
+static size_t help_at; /* [stopped] members at which helpers are looked for; 0: they help */
 
 static void reach(struct trial *trial, ouro_object *o)
 {
@@ -388,11 +392,30 @@ static void reach_from(struct trial *trial, ouro_object *o)
         type->visit(o, &visitor.visitor);
 }
 
+/* It grows large: the rest is for all who sleep, from here on. */
+static bool begin_helped(struct trial *trial)
+{
+    if (!helped_reach_begin(trial, trial_stack, stack_top)) {
+        help_at += HELP_STEP;
+        return false;
+    }
+    help_at = 0;
+    stack_top = 0;
+    return true;
+}
+
 static void reach_all(struct trial *trial, ouro_object *o)
 {
+    if (!help_at) {
+        helped_root(o);
+        return;
+    }
     reach(trial, o);
-    while (stack_top > 0)
+    while (stack_top > 0) {
+        if (OURO_UNLIKELY(trial->members >= help_at) && begin_helped(trial))
+            return;
         reach_from(trial, trial_stack[--stack_top]);
+    }
 }
 
 /* Objects that did not fit onto the stack: all members of their pages are looked at again. */
@@ -472,10 +495,14 @@ size_t sets_reachable(struct trial *trial)
 {
     take_dirty();
     trial->keep = KEEP_EXAMINED;
+    trial->shared = true;
     stack_top = 0;
     rescan_wanted = false;
+    help_at = 1;
     leave_new_pages(reach_all, trial);
     leave_noted_pages(reach_map, trial);
+    if (!help_at && helped_reach_end())
+        rescan_wanted = true;
     reach_rest(trial);
     trial_count(trial);
     return trial->members;
@@ -487,6 +514,9 @@ size_t sets_full(struct trial *trial)
 {
     take_dirty();
     trial->keep = KEEP_AS_IS;
+    trial->shared = true;
+    if (helped_walk(trial, EXCLUDED, 0))
+        return trial->members;
     for (struct area *area = area_first(); area; area = area->next) {
         for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++) {
             struct page *page = &area->pages[i];

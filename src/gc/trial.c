@@ -26,6 +26,7 @@
 #include "gc/trial.h"
 
 #include "gc/debug.h"
+#include "gc/helped.h"
 #include "gc/sets.h"
 #include "object/finalize.h"
 #include "object/weak.h"
@@ -149,6 +150,8 @@ void trial_walk_end(struct trial *trial)
 
 void trial_count(struct trial *trial)
 {
+    if (helped_count(trial))
+        return;
     begin_pass(0, 1);
     for (struct page *page = trial->pages; page; page = page->condemned_next) {
         const uint64_t *condemned = page_condemned(page);
@@ -354,8 +357,7 @@ static void save(struct seat *self, struct trial *trial, ouro_object *o)
 
 /* --- condemn ----------------------------------------------------------------------------------------- */
 
-/* Leaves the bits of the garbage of a page; returns how much there is. */
-static size_t condemn_page(struct trial *trial, struct page *page)
+size_t trial_condemn_page(const struct trial *trial, struct page *page)
 {
     uint64_t *condemned = page_condemned(page), *hints = page_hints(page);
     size_t count = 0;
@@ -385,28 +387,40 @@ static size_t condemn_page(struct trial *trial, struct page *page)
     return count;
 }
 
-static void condemn(struct trial *trial)
+static void check_condemned(const struct trial *trial)
 {
-    struct page **link = &trial->pages;
     size_t garbage = 0;
 
     for (struct page *page = trial->pages; page; page = page->condemned_next) {
-        size_t count = 0;
+        for (size_t word = 0; word < MAP_WORDS; word++)
+            garbage += (size_t)__builtin_popcountll(page_condemned(page)[word]);
+    }
+    ASSERT(garbage == trial->garbage);
+}
 
-        page->in_set = false;
-        if (trial->garbage || trial->keep != KEEP_AS_IS)
-            count = condemn_page(trial, page);
+static void condemn(struct trial *trial)
+{
+    struct page **link = &trial->pages;
+    bool looks = trial->garbage || trial->keep != KEEP_AS_IS;
+    bool helped = looks && helped_condemn(trial);
+
+    for (struct page *page = trial->pages; page; page = page->condemned_next) {
+        bool has_garbage = false;
+
+        if (helped)
+            has_garbage = page->in_set;
+        else if (looks)
+            has_garbage = trial_condemn_page(trial, page) != 0;
         else
             map_empty(page_condemned(page));
-        if (count) {
+        page->in_set = false;
+        if (has_garbage) {
             *link = page;
             link = &page->condemned_next;
         }
-        garbage += count;
     }
     *link = NULL;
-    ASSERT(garbage == trial->garbage);
-    (void)garbage;
+    AUDIT(check_condemned(trial));
 }
 
 void trial_decide(struct trial *trial)
@@ -414,7 +428,8 @@ void trial_decide(struct trial *trial)
     stack_top = 0;
     rescan_wanted = false;
     marked = 0;
-    mark_held(trial);
+    if (!helped_mark(trial, &marked, &rescan_wanted))
+        mark_held(trial);
     mark_rest(trial->self, trial);
     if (trial->special && marked < trial->members)
         queue_finalizers(trial->self, trial);

@@ -39,6 +39,8 @@ struct trial {
     enum trial_keep keep;
     unsigned debugging; /* OURO_GC_... */
     bool special;       /* some member has weak references, or a type with a finalizer */
+    bool shared;        /* stopped threads may help, if the set is large: gc/helped.c */
+    unsigned helpers;   /* how many have, at most, in one pass */
 
     size_t members; /* objects that were examined */
     size_t garbage; /* those of them that nothing outside holds */
@@ -64,6 +66,9 @@ void trial_count(struct trial *trial);
  * with OURO_FLAG_SAVED if all is to be saved. Afterwards all scratch words are 0. Allocates nothing, can't fail, runs
  * no user code but `visit`. */
 void trial_decide(struct trial *trial);
+
+/* Leaves the bits of the garbage of a page, which it marks; returns how much there is. */
+size_t trial_condemn_page(const struct trial *trial, struct page *page);
 
 /* The stack, for making sets; the collector's. */
 extern ouro_object *trial_stack[TRIAL_STACK];

@@ -25,7 +25,9 @@ enum {
     DETACH_ROUNDS = 4,     /* grace periods that a detach may begin */
 };
 
-/* Sleeps until somebody has granted ATTACHED. Never spins: stopped threads leave the processor alone. */
+/* Sleeps until somebody has granted ATTACHED. Never spins: stopped threads leave the processor alone. If it is invited it
+ * helps the collector meanwhile; it may come too late, even into the next stop but never into one that has not got its
+ * acknowledgement: then it is told that there is nothing to do. */
 static void sleep_until_granted(struct seat *self)
 {
     for (;;) {
@@ -34,6 +36,12 @@ static void sleep_until_granted(struct seat *self)
 
         if (w & SEAT_ATTACHED)
             return;
+        if (OURO_UNLIKELY(w & SEAT_HELP)) {
+            /* [S1] acquire: what the collector has laid out; seat_invite() */
+            if (fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_HELP) & SEAT_HELP)
+                thread_hooks.help(self);
+            continue;
+        }
         os_futex_wait(&self->word, w, 0);
     }
 }
@@ -257,6 +265,21 @@ void seat_release(struct seat *seat, struct seat *self)
             return;
         }
     }
+}
+
+bool seat_invite(struct seat *seat)
+{
+    uint32_t w = load_relaxed(&seat->word);
+
+    while ((w & SEAT_WAIT) && !(w & SEAT_HELP)) {
+        ASSERT((w & SEAT_STOP) && !(w & (SEAT_ATTACHED | SEAT_HELD)));
+        /* [S1] release: what the collector has laid out, to sleep_until_granted() */
+        if (cas_acq_rel(&seat->word, &w, w | SEAT_HELP)) {
+            os_futex_wake(&seat->word, 1);
+            return true;
+        }
+    }
+    return false;
 }
 
 void seat_put_inbox(struct seat *seat, struct seat *self)

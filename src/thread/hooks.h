@@ -50,6 +50,9 @@ struct thread_hooks {
 
     /* COLLECT was set, and this is a point where a collection may run. */
     void (*collect)(struct seat *self);
+
+    /* HELP was set while the thread slept in a stopped world: takes part in what the collector is at, if that still goes on. */
+    void (*help)(struct seat *self);
 };
 
 extern const struct thread_hooks thread_hooks;

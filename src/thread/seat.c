@@ -176,7 +176,8 @@ void seat_fork_done(void)
 
 void seat_vanish(struct seat *self)
 {
-    const uint32_t gone = SEAT_ATTACHED | SEAT_HELD | SEAT_STOP | SEAT_QUIESCE | SEAT_WAIT;
+    const uint32_t gone =
+        SEAT_ATTACHED | SEAT_HELD | SEAT_STOP | SEAT_QUIESCE | SEAT_WAIT | SEAT_HELP;
 
     free_seats = NULL;
     for (uint32_t id = made; id > 0; id--) {

@@ -17,12 +17,14 @@
  *    COLLECT   the seat's next explicit safepoint looks whether a collection is due, or is to be forced
  *    RETIRE    the seat's next safepoint sees to what it has retired
  *    FINALIZE  the seat's next explicit safepoint looks whether finalizers or weak callbacks wait
+ *    HELP      the thread of the seat sleeps in a stopped world, and may lend its core to the collector
  *
  *    detached --attach (owner)-----------------------------> ATTACHED    not under STOP or HELD
  *    detached --attach (owner)--> WAIT --grant (who clears the last of STOP, HELD)--> ATTACHED
  *    detached --hold (proxy)--> HELD --release (proxy)--> detached, or grant
  *    ATTACHED --detach (owner), INBOX and QUIESCE clear----> detached
  *    ATTACHED --park (owner), STOP set, QUIESCE clear------> WAIT
+ *    WAIT, STOP --invite (stopper)--> HELP --wake, help (owner)--> WAIT     HELP --start (stopper)--> clear
  *
  * STOP is set and cleared by who stops the world, INBOX set by anyone and cleared by who has the seat,
  * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, RETIRE set and
@@ -54,6 +56,7 @@ enum {
     SEAT_COLLECT = 64,
     SEAT_RETIRE = 128,
     SEAT_FINALIZE = 256,
+    SEAT_HELP = 512,
     /* Somebody has the seat, or will be granted it, and will see INBOX. */
     SEAT_TAKEN = SEAT_ATTACHED | SEAT_HELD | SEAT_WAIT,
 };
@@ -201,6 +204,9 @@ bool seat_hold_try(struct seat *seat, struct seat *self);
 void seat_release(struct seat *seat, struct seat *self);
 void seat_put_inbox(struct seat *seat,
                     struct seat *self); /* after something was put into its inbox */
+
+/* By who has stopped the world: wakes the thread of a seat for thread_hooks.help(). False: none sleeps there. */
+bool seat_invite(struct seat *seat);
 
 /* The word after somebody has cleared the last of STOP and HELD: true if the waiting owner gets in. */
 static inline bool seat_grant(uint32_t *word)

@@ -140,7 +140,7 @@ static bool start_seat(struct seat *seat)
     bool granted;
 
     do {
-        next = w & ~(uint32_t)SEAT_STOP;
+        next = w & ~(uint32_t)(SEAT_STOP | SEAT_HELP);
         granted = seat_grant(&next);
         /* [S1] release: all that was done in the stopped world, to who is in the seat next */
     } while (!cas_acq_rel(&seat->word, &w, next));

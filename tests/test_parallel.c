@@ -1,0 +1,558 @@
+/*
+ * test_parallel.c - passes of the collector that stopped threads take part in.
+ *
+ * Two threads pass safepoints all the time, and any set is large enough.  The collector waits, by a hook, until both
+ * have come, so each pass is shared.
+ */
+
+#include "support.h"
+
+#include "base/events.h"
+#include "gc/parallel.h"
+
+#include <ouro/finalize.h>
+#include <ouro/fork.h>
+#include <ouro/weak.h>
+
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { BYSTANDERS = 2 };
+
+static struct worker bystanders[BYSTANDERS];
+static struct gate end;
+static pthread_t collector;
+
+static void stand_by(void *unused)
+{
+    (void)unused;
+    gate_wait_running(&end);
+}
+
+/* All that were invited are there; a machine with much to do gets some time. */
+static void await_helpers(void)
+{
+    double until = seconds() + 10;
+
+    while (parallel_present() < BYSTANDERS && seconds() < until)
+        sched_yield();
+}
+
+static void enter_shared(void)
+{
+    enter();
+    collector = pthread_self();
+    ouro_gc_set_helpers(BYSTANDERS);
+    parallel_set_least(1);
+    parallel_set_hooks(await_helpers, NULL);
+    for (int i = 0; i < BYSTANDERS; i++)
+        worker_start(&bystanders[i], stand_by, NULL);
+    while (parallel_ready(seat_attached_self, 1) == 0) {
+        ouro_world_stop();
+        bool parked = parallel_ready(seat_attached_self, 1) == BYSTANDERS;
+        ouro_world_start();
+        if (parked)
+            break;
+        sleep_ms(1);
+    }
+}
+
+static void leave_shared(void)
+{
+    gate_open(&end);
+    for (int i = 0; i < BYSTANDERS; i++)
+        worker_join(&bystanders[i]);
+    parallel_set_hooks(NULL, NULL);
+    leave();
+}
+
+TestSuite(parallel, .init = enter_shared, .fini = leave_shared);
+
+static size_t shared(ouro_gc_kind kind)
+{
+    size_t collected = collect_kind(kind);
+
+    cr_assert_eq(last_info.helpers, BYSTANDERS, "%u helped", last_info.helpers);
+    return collected;
+}
+
+/* Alive, then garbage; by both kinds. */
+static void assert_is_one(void *root, size_t count, ouro_gc_kind kind)
+{
+    size_t before = live_objects();
+
+    cr_assert_eq(shared(kind), 0);
+    cr_assert_eq(last_info.candidates, count);
+    cr_assert_eq(shared(OURO_GC_FULL), 0);
+    ouro_decref((ouro_object *)root);
+    size_t collected = shared(kind);
+    cr_assert_eq(collected, count, "%zu collected instead of %zu", collected, count);
+    cr_assert_eq(live_objects(), before - count);
+}
+
+/* --- shapes ------------------------------------------------------------------------------------------ */
+
+static struct array *tree_with_parents(struct array *parent, unsigned depth)
+{
+    struct array *array = array_new(3);
+
+    array->items[2] = parent ? ouro_incref(OURO_OF(parent)) : NULL;
+    for (int i = 0; depth > 0 && i < 2; i++)
+        array->items[i] = OURO_OF(tree_with_parents(array, depth - 1));
+    return array;
+}
+
+static void a_tree(ouro_gc_kind kind)
+{
+    unsigned depth = SCALE(15, 12);
+
+    assert_is_one(tree_with_parents(NULL, depth), ((size_t)2 << depth) - 1, kind);
+}
+
+Test(parallel, a_tree_deep)
+{
+    a_tree(OURO_GC_DEEP);
+}
+
+Test(parallel, a_tree_full)
+{
+    a_tree(OURO_GC_FULL);
+}
+
+/* Who waits for work gets some, if the system lets them wait at all before all is done. */
+Test(parallel, work_is_handed_over)
+{
+    struct array *tree = tree_with_parents(NULL, SCALE(15, 12));
+    uint64_t pieces = event_total(EVENT_HELP_PIECE);
+
+    for (int round = 0; round < 200 && event_total(EVENT_HELP_PIECE) == pieces; round++)
+        cr_assert_eq(shared(OURO_GC_FULL), 0);
+    cr_assert_gt(event_total(EVENT_HELP_PIECE), pieces, "nothing was handed over");
+    ouro_decref(tree);
+}
+
+Test(parallel, a_list)
+{
+    size_t count = SCALE(80000, 20000);
+
+    assert_is_one(ring_new(count), count, OURO_GC_DEEP);
+    assert_is_one(ring_new(count), count, OURO_GC_FULL);
+}
+
+static struct array *hub_new(size_t count)
+{
+    struct array *hub = array_new(count);
+
+    for (size_t i = 0; i < count; i++)
+        hub->items[i] = OURO_OF(node_new((struct node *)(void *)ouro_incref(hub), NULL));
+    return hub;
+}
+
+static void a_hub(ouro_gc_kind kind)
+{
+    size_t count = SCALE(1000000, 50000);
+    uint64_t pieces = event_total(EVENT_HELP_PIECE), rescans = event_total(EVENT_RESCAN);
+
+    assert_is_one(hub_new(count), count + 1, kind);
+    cr_assert_gt(event_total(EVENT_HELP_PIECE) - pieces, count / 256,
+                 "its references were not handed over piece by piece");
+    cr_assert_eq(event_total(EVENT_RESCAN), rescans, "and so no stack was ever full");
+}
+
+Test(parallel, a_hub_deep)
+{
+    a_hub(OURO_GC_DEEP);
+}
+
+Test(parallel, a_hub_full)
+{
+    a_hub(OURO_GC_FULL);
+}
+
+Test(parallel, a_hub_that_only_a_child_holds)
+{
+    size_t count = SCALE(100000, 20000);
+    struct array *hub = hub_new(count);
+    ouro_object *child = ouro_incref(hub->items[count / 2]);
+
+    ouro_decref(hub);
+    assert_is_one(child, count + 1, OURO_GC_DEEP);
+}
+
+Test(parallel, many_small_ones)
+{
+    size_t count = SCALE(20000, 5000);
+
+    for (size_t i = 0; i < count; i++)
+        ouro_decref(ring_new(2));
+    cr_assert_eq(shared(OURO_GC_DEEP), 2 * count);
+    for (size_t i = 0; i < count; i++)
+        ouro_decref(ring_new(2));
+    cr_assert_eq(shared(OURO_GC_FULL), 2 * count);
+}
+
+/* Nodes with random fields and values by their number; most roots are dropped. Returns those that are held. */
+enum { GRAPH = 20000, HELD = 50 };
+
+static void graph_new(uint64_t seed, struct node **held)
+{
+    struct node **nodes = malloc(GRAPH * sizeof(struct node *));
+
+    CHECK(nodes);
+    for (size_t i = 0; i < GRAPH; i++) {
+        nodes[i] = node_new(NULL, NULL);
+        nodes[i]->value = (int64_t)i;
+    }
+    for (size_t i = 0; i < GRAPH; i++) {
+        if (random_below(&seed, 4))
+            node_set_left(nodes[i], ouro_incref(nodes[random_below(&seed, GRAPH)]));
+        if (random_below(&seed, 3) == 0)
+            node_set_right(nodes[i], ouro_incref(nodes[random_below(&seed, GRAPH)]));
+    }
+    for (size_t i = 0; i < HELD; i++)
+        held[i] = ouro_incref(nodes[random_below(&seed, GRAPH)]);
+    for (size_t i = 0; i < GRAPH; i++)
+        ouro_decref(nodes[i]);
+    free(nodes);
+}
+
+static bool alive[2][GRAPH];
+static bool (*filled)[GRAPH];
+
+static bool note_alive(ouro_object *o, void *unused)
+{
+    (void)unused;
+    if (ouro_type_of(o) == node_type)
+        (*filled)[((struct node *)(void *)o)->value] = true;
+    return true;
+}
+
+Test(parallel, finds_what_one_alone_finds)
+{
+    for (int kind = OURO_GC_DEEP; kind <= OURO_GC_FULL; kind++) {
+        for (uint64_t seed = 1; seed <= SCALE(10, 3); seed++) {
+            size_t collected[2];
+
+            for (unsigned help = 0; help < 2; help++) {
+                struct node *held[HELD];
+
+                graph_new(seed, held);
+                ouro_gc_set_helpers(help ? BYSTANDERS : 0);
+                collected[help] =
+                    help ? shared((ouro_gc_kind)kind) : collect_kind((ouro_gc_kind)kind);
+                memset(alive[help], 0, sizeof alive[help]);
+                filled = &alive[help];
+                ouro_each_object(note_alive, NULL);
+                for (size_t i = 0; i < HELD; i++)
+                    ouro_decref(held[i]);
+                ouro_gc_set_helpers(0);
+                ouro_collect_kind(OURO_GC_FULL);
+            }
+            cr_assert_eq(collected[0], collected[1], "%zu alone, %zu shared", collected[0],
+                         collected[1]);
+            cr_assert_gt(collected[0], 0);
+            cr_assert_eq(memcmp(alive[0], alive[1], sizeof alive[0]), 0, "other ones are alive");
+        }
+    }
+}
+
+/* --- what has to be done with some of the garbage ------------------------------------------------------ */
+
+static atomic_size_t finalized;
+
+static void count_finalized(void *self)
+{
+    (void)self;
+    atomic_fetch_add(&finalized, 1);
+}
+
+static const ouro_type *finalized_type(void)
+{
+    static const uint16_t fields[] = {OURO_FIELD(struct node, left),
+                                      OURO_FIELD(struct node, right)};
+    const ouro_type_spec spec = {.name = "finalized",
+                                 .size = sizeof(struct node),
+                                 .fields = fields,
+                                 .field_count = 2,
+                                 .finalize = count_finalized};
+    const ouro_type *type;
+
+    cr_assert_eq(ouro_type_register(&spec, &type), OURO_OK);
+    return type;
+}
+
+Test(parallel, finalizers_and_weak_references)
+{
+    enum { COUNT = 200 };
+    const ouro_type *type = finalized_type();
+    ouro_weakref *refs[COUNT];
+
+    for (int i = 0; i < COUNT; i++) {
+        struct node *node = ouro_new(type), *ring = ring_new(50);
+
+        cr_assert_not_null(node);
+        ring->right = node;
+        node->left = ouro_incref(ring->left);
+        refs[i] = ouro_weakref_new(i % 2 ? ring : node);
+        cr_assert_not_null(refs[i]);
+        ouro_decref(ring);
+    }
+    cr_assert_eq(shared(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.finalizers, COUNT);
+    for (int i = 0; i < COUNT; i++) {
+        cr_assert_null(ouro_weakref_get(refs[i]));
+        ouro_decref(refs[i]);
+    }
+    ouro_run_finalizers();
+    cr_assert_eq(finalized, COUNT);
+    cr_assert_eq(shared(OURO_GC_DEEP), COUNT * 51);
+}
+
+Test(parallel, saved_garbage)
+{
+    size_t count = SCALE(20000, 5000);
+
+    ouro_gc_set_debug(OURO_GC_SAVE);
+    ouro_decref(ring_new(count));
+    cr_assert_eq(shared(OURO_GC_FULL), 0);
+    cr_assert_eq(last_info.uncollectable, count);
+    ouro_gc_set_debug(0);
+    cr_assert_eq(ouro_gc_drop_saved(), count);
+    cr_assert_eq(shared(OURO_GC_FULL), count);
+}
+
+/* --- counts that are not what they should be ------------------------------------------------------------ */
+
+/* Reports each reference `times` times, one by one. */
+struct wide {
+    ouro_header ouro;
+    size_t count;
+    unsigned times;
+    ouro_object *items[];
+};
+
+static atomic_size_t visited_elsewhere;
+
+static void visit_one_by_one(void *self, ouro_visitor *visitor)
+{
+    struct wide *wide = self;
+
+    if (!pthread_equal(pthread_self(), collector))
+        atomic_fetch_add(&visited_elsewhere, 1);
+    for (size_t i = 0; i < wide->count; i++) {
+        for (unsigned k = 0; k < wide->times; k++)
+            ouro_visit(visitor, &wide->items[i]);
+    }
+}
+
+static struct wide *wide_new(size_t count, unsigned times)
+{
+    static const ouro_type *type;
+    static const ouro_type_spec spec = {.name = "wide",
+                                        .size = sizeof(struct wide),
+                                        .item_size = sizeof(ouro_object *),
+                                        .visit = visit_one_by_one};
+
+    if (!type)
+        cr_assert_eq(ouro_type_register(&spec, &type), OURO_OK);
+    struct wide *wide = ouro_new_array(type, count);
+    cr_assert_not_null(wide);
+    wide->times = times;
+    for (wide->count = 0; wide->count < count; wide->count++)
+        wide->items[wide->count] = OURO_OF(node_new(NULL, NULL));
+    return wide;
+}
+
+/* All from outside is hidden by what is reported too often: it must look held, not garbage. */
+Test(parallel, references_that_are_reported_too_often_keep_alive)
+{
+    enum { HOLDERS = 64, TARGETS = 100 };
+    struct wide *holders[HOLDERS];
+    ouro_object *targets[TARGETS];
+
+    setenv("OURO_VERIFY", "0", 1); /* which would end the program */
+    for (int i = 0; i < TARGETS; i++)
+        targets[i] = OURO_OF(node_new(NULL, NULL));
+    for (int i = 0; i < HOLDERS; i++) {
+        holders[i] = wide_new(TARGETS, 8);
+        for (int k = 0; k < TARGETS; k++) {
+            ouro_decref(holders[i]->items[k]);
+            holders[i]->items[k] = ouro_incref(targets[k]);
+        }
+    }
+    for (int round = 0; round < SCALE(50, 10); round++)
+        cr_assert_eq(shared(OURO_GC_FULL), 0);
+    for (int i = 0; i < TARGETS; i++) {
+        cr_assert_eq(ouro_refcount(targets[i]), HOLDERS + 1);
+        ouro_decref(targets[i]);
+    }
+    for (int i = 0; i < HOLDERS; i++)
+        ouro_decref(holders[i]);
+}
+
+Test(parallel, immortal_objects)
+{
+    struct node *node = node_new(ring_new(500), NULL);
+
+    ouro_immortalize(node);
+    ouro_decref(node);
+    cr_assert_eq(shared(OURO_GC_FULL), 0);
+    cr_assert_eq(shared(OURO_GC_FULL), 0);
+    expect_left(501);
+}
+
+Test(parallel, visit_runs_on_other_threads)
+{
+    enum { COUNT = 2000 };
+    static struct wide *kept[COUNT];
+
+    for (int i = 0; i < COUNT; i++)
+        kept[i] = wide_new(5, 1);
+    for (int round = 0; round < 100 && visited_elsewhere == 0; round++)
+        cr_assert_eq(shared(OURO_GC_FULL), 0);
+    cr_assert_gt(visited_elsewhere, 0);
+    for (int i = 0; i < COUNT; i++)
+        ouro_decref(kept[i]);
+}
+
+/* --- who takes part ------------------------------------------------------------------------------------- */
+
+static atomic_bool may_come;
+
+static void come_late(void)
+{
+    while (!atomic_load(&may_come))
+        sched_yield();
+}
+
+/* The helpers are on their way when the passes, and the stop, are over. Alone the collector runs out of pieces and of its
+ * stack. */
+Test(parallel, helpers_that_come_late_and_a_stack_that_is_full)
+{
+    size_t count = SCALE(60000, 40000);
+    uint64_t rescans = event_total(EVENT_RESCAN), late = event_total(EVENT_HELP_LATE);
+    struct wide *wide = wide_new(count, 1);
+
+    parallel_set_hooks(NULL, come_late);
+    for (int kind = OURO_GC_DEEP; kind <= OURO_GC_FULL; kind++) {
+        atomic_store(&may_come, false);
+        cr_assert_eq(collect_kind((ouro_gc_kind)kind), 0);
+        cr_assert_eq(last_info.helpers, 0);
+        cr_assert_eq(last_info.candidates, count + 1);
+        atomic_store(&may_come, true);
+        ouro_world_stop(); /* they are stopped again: back from there */
+        ouro_world_start();
+    }
+    cr_assert_gt(event_total(EVENT_RESCAN), rescans, "the stack was never full");
+    cr_assert_gt(event_total(EVENT_HELP_LATE), late, "nobody came late");
+    parallel_set_hooks(await_helpers, NULL);
+    cr_assert_eq(shared(OURO_GC_FULL), 0);
+    ouro_decref(wide);
+}
+
+Test(parallel, none_are_wanted)
+{
+    uint64_t helped = event_total(EVENT_HELP);
+    struct node *ring = ring_new(5000);
+
+    ouro_gc_set_helpers(0);
+    cr_assert_eq(ouro_gc_get_helpers(), 0);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
+    cr_assert_eq(last_info.helpers, 0);
+    ouro_decref(ring);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 5000);
+    cr_assert_eq(event_total(EVENT_HELP), helped);
+}
+
+Test(parallel, small_sets_and_other_kinds_are_not_shared)
+{
+    uint64_t helped = event_total(EVENT_HELP);
+    struct node *ring = ring_new(5000);
+
+    collect_kind(OURO_GC_YOUNG);
+    collect_kind(OURO_GC_OLD);
+    parallel_set_least(0);
+    collect_kind(OURO_GC_DEEP);
+    collect_kind(OURO_GC_FULL);
+    cr_assert_eq(last_info.helpers, 0);
+    cr_assert_eq(event_total(EVENT_HELP), helped);
+    ouro_decref(ring);
+}
+
+Test(parallel, one_of_two_is_wanted)
+{
+    struct array *tree = tree_with_parents(NULL, 10);
+
+    parallel_set_hooks(NULL, NULL);
+    ouro_gc_set_helpers(1);
+    for (int round = 0; round < 20; round++) {
+        cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
+        cr_assert_leq(last_info.helpers, 1);
+    }
+    ouro_decref(tree);
+}
+
+static void wait_to_attach(void *flag)
+{
+    atomic_store((atomic_bool *)flag, true);
+    OURO_DETACHED
+    {
+        while (!atomic_load(&may_come))
+            sched_yield();
+    }
+}
+
+/* A thread that has been detached and waits to attach is stopped, too; one that stays detached is not asked. */
+Test(parallel, who_waits_to_attach_helps)
+{
+    static atomic_bool there;
+    struct worker worker;
+
+    worker_start(&worker, wait_to_attach, &there);
+    while (!atomic_load(&there))
+        sleep_ms(1);
+    sleep_ms(10);
+    ouro_gc_set_helpers(HELPERS_MAX);
+    ouro_world_stop();
+    cr_assert_eq(parallel_ready(seat_attached_self, 1), BYSTANDERS);
+    atomic_store(&may_come, true);
+    while (parallel_ready(seat_attached_self, 1) != BYSTANDERS + 1)
+        sched_yield();
+    ouro_world_start();
+    worker_join(&worker);
+}
+
+Test(parallel, a_child_has_no_helpers)
+{
+    struct array *tree = tree_with_parents(NULL, 10);
+
+    cr_assert_eq(shared(OURO_GC_FULL), 0);
+    cr_assert_eq(ouro_fork_install(), OURO_OK);
+    pid_t child = fork();
+    cr_assert_geq(child, 0);
+    if (child == 0) {
+        bool right = collect_kind(OURO_GC_FULL) == 0 && last_info.helpers == 0 &&
+                     ouro_gc_get_helpers() == BYSTANDERS;
+
+        _exit(right ? 0 : 1);
+    }
+    int status;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with %x", status);
+    cr_assert_eq(shared(OURO_GC_FULL), 0);
+    ouro_decref(tree);
+}
+
+Test(parallel_setting, how_many, .init = enter, .fini = leave)
+{
+    cr_assert_leq(ouro_gc_get_helpers(), 7);
+    for (unsigned most = 0; most <= 15; most++) {
+        ouro_gc_set_helpers(most);
+        cr_assert_eq(ouro_gc_get_helpers(), most);
+    }
+    ouro_gc_set_helpers(1000);
+    cr_assert_eq(ouro_gc_get_helpers(), 15);
+}
