@@ -154,6 +154,27 @@ Test(heap, empty_pages_are_bounded_and_reused)
     free(blocks);
 }
 
+/* In whatever order the blocks of a page were freed, what is made in it once it was empty lies side by side. */
+Test(heap, an_empty_page_is_used_in_the_order_of_addresses)
+{
+    enum { N = 16 * PAGE_BYTES / 32, STEP = 7919 /* no factor of N */ };
+    char **blocks = calloc(N, sizeof *blocks);
+    int neighbours = 0;
+
+    for (int i = 0; i < N; i++)
+        cr_assert(blocks[i] = ouro_alloc(32));
+    for (unsigned i = 0; i < N; i++)
+        ouro_free(blocks[i * STEP % N]);
+    for (int i = 0; i < N; i++) {
+        cr_assert(blocks[i] = ouro_alloc(32));
+        neighbours += i && blocks[i] == blocks[i - 1] + 32;
+    }
+    cr_assert_gt(neighbours, N * 3 / 4); /* one page was current, and never empty */
+    for (int i = 0; i < N; i++)
+        ouro_free(blocks[i]);
+    free(blocks);
+}
+
 Test(heap, trim_gives_everything_back)
 {
     enum { N = 10000 };

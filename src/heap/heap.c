@@ -232,11 +232,13 @@ static void retire_page(struct seat *seat, struct seat *self, struct page *page)
     area_retire(self, page);
 }
 
-/* A listed page whose blocks are all in the stock. */
+/* A listed page whose blocks are all in the stock. That is in the order of their deaths; what is made next is to lie in the
+ * order of addresses, so all are carved anew. */
 static void page_is_empty(struct seat *seat, struct seat *self, struct page *page)
 {
     struct heap *heap = heap_of(seat);
 
+    page->stock = page->carved = 0;
     page->notice = UINT32_MAX;
     unlist_page(heap, page);
     list_page(heap, page, true);

@@ -71,7 +71,7 @@ struct page {
     uint32_t local_count;
     uint32_t notice; /* [seat] local_count at which something has to be done; see heap.c */
     uint32_t used;   /* [seat] blocks that were handed out and are not in the stock again */
-    uint32_t carved; /* [seat] blocks that have ever been handed out since the page was taken */
+    uint32_t carved; /* [seat] blocks handed out since the page was taken, or was empty */
     uint32_t capacity;
     uint32_t block_size; /* 0: LARGE */
     uint32_t stock;      /* [seat] list of lists; heap.c */

@@ -122,7 +122,7 @@ void ouro_decref_slow(ouro_object *o, uint32_t w)
 {
     struct seat *self = seat_required("ouro_decref()");
 
-    if (OURO_OWNED_ID(w) == self->id ? count_drop(self, o) : count_drop_slow(self, o, w))
+    if (count_drop_last(self, o, w) || count_drop_slow(self, o, w))
         death_of(self, o);
     else if (OURO_UNLIKELY(self->dying != NULL))
         death_run(self);

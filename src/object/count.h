@@ -26,6 +26,14 @@
  * enough that it was so once. */
 bool count_drop_slow(struct seat *self, ouro_object *o, uint32_t w);
 
+/* True if the caller's reference is the last one, and the object this thread's. `w` is its `owned`, as above. */
+static inline bool count_drop_last(struct seat *self, ouro_object *o, uint32_t w)
+{
+    /* [C1] acquire: all that foreign threads did with their references; count_drop_slow() */
+    return OURO_LIKELY(((w - (self->id << 16)) & ~OURO_FRESH) == 1) &&
+           OURO_LIKELY(load_acquire(&o->ouro.shared) == 0);
+}
+
 static inline bool count_drop(struct seat *self, ouro_object *o)
 {
     uint32_t w = load_relaxed(&o->ouro.owned);
@@ -35,12 +43,7 @@ static inline bool count_drop(struct seat *self, ouro_object *o)
         store_relaxed(&o->ouro.owned, w - 1u);
         return false;
     }
-    if (OURO_LIKELY((x & ~OURO_FRESH) == 1)) {
-        /* [C1] acquire: all that foreign threads did with their references; count_drop_slow() */
-        if (OURO_LIKELY(load_acquire(&o->ouro.shared) == 0))
-            return true;
-    }
-    return count_drop_slow(self, o, w);
+    return count_drop_last(self, o, w) || count_drop_slow(self, o, w);
 }
 
 enum { SHARED_LIMIT = 1 << 26 }; /* references in `shared`; more, and the object is immortal */

@@ -73,6 +73,7 @@ static void fill_in(struct ouro_type *type, const ouro_type_spec *spec, uint32_t
     type->visit = spec->visit;
     type->destroy = spec->destroy;
     type->finalize = spec->finalize;
+    type->plain = !spec->visit && !spec->destroy && !spec->finalize;
     type->name = name;
 }
 

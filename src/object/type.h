@@ -14,6 +14,7 @@ struct ouro_type {
     uint32_t fresh; /* OURO_FRESH if the collector wants to know of the first lost reference */
     uint32_t slot;  /* where its instances without items are allocated */
     uint8_t kind;   /* of its pages */
+    bool plain;     /* nothing is called when an instance dies */
     size_t size;
     const uint16_t *fields;
     size_t field_count;
