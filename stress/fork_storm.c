@@ -252,7 +252,7 @@ static _Noreturn void child(struct random *random, bool visitor)
     CHECK(ouro_thread_state() == OURO_STATE_ATTACHED, "the state after a fork is another");
     count_cells("at first");
     live(random);
-    if (!SANITIZED && one_in(random, 2)) { /* a sanitizer may hang in the child */
+    if (!SANITIZED && one_in(random, 2)) { /* see docs/internals/fork.md */
         CHECK(pthread_create(&thread, NULL, live_in_thread, random) == 0, "no thread in a child");
         OURO_DETACHED
         {
