@@ -8,6 +8,7 @@
  *   ripen    by whoever has acknowledged a grace period: takes ripe chunks off the front and drops what is in
  *            them; if an unripe one is left, begins the next period.  So the queue empties itself as long as some
  *            thread passes safepoints, and a thread that detaches leaves nothing that waits for it
+ *   pass on  by a detach that has gone on with it for as long as it may: all others look at their next safepoint
  *
  * The block of a dead object with weak references waits, too, and that must not fail: such blocks are linked through
  * their dead headers.  There is no room for a stamp in them, so there are two lists of all threads: one that waits for a
@@ -101,7 +102,7 @@ static void chunk_free(struct retire_chunk *chunk)
 static void ask_for_work(struct seat *self)
 {
     if (!(load_relaxed(&self->word) & SEAT_RETIRE))
-        /* [S1] nothing hangs on it: RETIRE is set and cleared by this thread alone */
+        /* [S1] nothing hangs on it: this thread reads it */
         fetch_or_acq_rel(&self->word, SEAT_RETIRE);
 }
 
@@ -327,6 +328,23 @@ void retire_work(struct seat *self)
      * don't come by here: they look under the lock, because somebody may rely on them. */
     if (own || load_relaxed(&queued) != 0)
         retire_ripen(self);
+}
+
+void retire_pass_on(struct seat *self)
+{
+    mutex_lock(&lock);
+    bool waits = first || gathering || maturing || ripe;
+    mutex_unlock(&lock);
+    if (!waits)
+        return;
+    mutex_lock(&seat_registry);
+    for (uint32_t id = seat_count(); id > 0; id--) {
+        if (seat_by_id(id) != self)
+            /* [S1] acq_rel: what waits, and the end of the period that it waits for: to the thread that is attached
+             * there, or to who attaches later, and then reads `queued` */
+            fetch_or_acq_rel(&seat_by_id(id)->word, SEAT_RETIRE);
+    }
+    mutex_unlock(&seat_registry);
 }
 
 void retire_look(struct seat *self)
