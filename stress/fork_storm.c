@@ -252,7 +252,7 @@ static _Noreturn void child(struct random *random, bool visitor)
     CHECK(ouro_thread_state() == OURO_STATE_ATTACHED, "the state after a fork is another");
     count_cells("at first");
     live(random);
-    if (!SANITIZED && one_in(random, 2)) { /* a sanitizer may hang in the child */
+    if (!SANITIZED && one_in(random, 2)) { /* see docs/internals/fork.md */
         CHECK(pthread_create(&thread, NULL, live_in_thread, random) == 0, "no thread in a child");
         OURO_DETACHED
         {
@@ -326,6 +326,13 @@ static void thread_body_of(unsigned index, struct random *random, void *argument
         worker(index, random, argument);
 }
 
+static bool is_shown(void)
+{
+    return count_of(&forks) > 0 && count_of(&forks_by_visitors) > 0 &&
+           event_total(EVENT_COLLECT) > 0 && event_total(EVENT_PARK) > 0 &&
+           event_total(EVENT_GRACE) > 0 && (SANITIZED || event_total(EVENT_DEATH_POLL) > 0);
+}
+
 int main(int argc, char **argv)
 {
     static const uint16_t fields[] = {offsetof(struct cell, left), offsetof(struct cell, right)};
@@ -337,6 +344,7 @@ int main(int argc, char **argv)
     ouro_memory memory;
 
     stress_begin(argc, argv, "fork_storm", 4, 6);
+    stress_shows(is_shown);
     CHECK(ouro_fork_install() == OURO_OK, "forks can't be prepared");
     CHECK(ouro_type_register(&spec, &cell_type) == OURO_OK, "a type can't be registered");
     run_threads(0, stress.threads, 1, thread_body_of, NULL);

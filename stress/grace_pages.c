@@ -416,7 +416,8 @@ static void prologue(unsigned index, struct random *random, void *argument)
         ouro_safepoint();
         CHECK(count_of(&destroyed) == SHOWN, "%llu of %u items were destroyed",
               (unsigned long long)count_of(&destroyed), (unsigned)SHOWN);
-        for (unsigned i = 0; i < 200 && event_total(EVENT_PAGE_RIPE) == 0; i++) {
+        for (uint64_t end = now_ns() + UINT64_C(20000000000);
+             event_total(EVENT_PAGE_RIPE) == 0 && now_ns() < end;) {
             (void)ouro_trim();
             sleep_us(200);
         }

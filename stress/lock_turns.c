@@ -283,6 +283,11 @@ static void prologue(unsigned index, struct random *random, void *argument)
     ouro_thread_unregister();
 }
 
+static bool is_shown(void)
+{
+    return count_of(&refused) > 0 && count_of(&looks) > 0 && event_total(EVENT_COLLECT) > 0;
+}
+
 int main(int argc, char **argv)
 {
     static const uint16_t fields[] = {OURO_FIELD(struct cell, peer)};
@@ -294,6 +299,7 @@ int main(int argc, char **argv)
     ouro_memory memory;
 
     stress_begin(argc, argv, "lock_turns", 3, 6);
+    stress_shows(is_shown);
     CHECK(ouro_type_register(&spec, &cell_type) == OURO_OK, "a type can't be registered");
     enter("main");
     for (unsigned i = 0; i < CELLS; i++)

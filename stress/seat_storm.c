@@ -253,8 +253,9 @@ static void abandon(unsigned index, struct random *random, void *argument)
     if (index == DROPPERS + 1) {
         unsigned number = 0;
 
-        while (!time_is_up())
+        do
             abandon_round(++number);
+        while (!time_is_up());
         abandon_rounds = number;
         atomic_store(&abandoning_is_over, true);
         step_reached(number + 1);

@@ -532,6 +532,12 @@ static void shown(const char *key, uint64_t value)
     stress_value(key, value);
 }
 
+static bool is_shown(void)
+{
+    return count_of(&ages[0]) > 0 && count_of(&ages[1]) > 0 && count_of(&held) > 0 &&
+           count_of(&buffers_replaced) > 0 && count_of(&collected) > 0;
+}
+
 int main(int argc, char **argv)
 {
     static const uint16_t fields[] = {OURO_SLOT_FIELD(struct thing, inner),
@@ -543,6 +549,7 @@ int main(int argc, char **argv)
                            .destroy = thing_destroy};
 
     stress_begin(argc, argv, "slot_age", 6, 8);
+    stress_shows(is_shown);
     CHECK(ouro_type_register(&spec, &thing_type) == OURO_OK, "a type can't be registered");
 
     run_threads(0, 4, 0, prologue, NULL);

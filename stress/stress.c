@@ -15,7 +15,11 @@
 
 struct stress stress;
 
-static uint64_t deadline_ns;
+enum { MORE_SECONDS = 20 };
+
+static counter deadline_ns;
+static uint64_t last_deadline_ns;
+static bool (*shown)(void);
 static char line[1024];
 static size_t line_length;
 
@@ -114,6 +118,7 @@ void stress_begin(int argc, char **argv, const char *name, unsigned least, unsig
     if (!stress.threads)
         stress.threads = least + (unsigned)(mix(stress.seed) % (most - least + 1));
     deadline_ns = now_ns() + stress.seconds * UINT64_C(1000000000);
+    last_deadline_ns = deadline_ns + MORE_SECONDS * UINT64_C(1000000000);
     signal(SIGALRM, on_alarm);
     alarm(stress.seconds * 2 + 30);
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -127,6 +132,11 @@ static void line_add(const char *key, uint64_t value)
     CHECK(length > 0 && line_length + (size_t)length < sizeof line,
           "the line of output is too long");
     line_length += (size_t)length;
+}
+
+void stress_shows(bool (*is_shown)(void))
+{
+    shown = is_shown;
 }
 
 void stress_value(const char *key, uint64_t value)
@@ -162,14 +172,24 @@ uint64_t now_ns(void)
 
 bool time_is_up(void)
 {
-    return now_ns() >= deadline_ns;
+    uint64_t deadline = count_of(&deadline_ns);
+
+    if (now_ns() < deadline)
+        return false;
+    if (!shown || deadline >= last_deadline_ns || shown())
+        return true;
+    /* Whoever comes first; slices of time may be longer from here on. */
+    atomic_compare_exchange_strong_explicit(&deadline_ns, &deadline,
+                                            deadline + UINT64_C(1000000000), memory_order_relaxed,
+                                            memory_order_relaxed);
+    return false;
 }
 
 uint64_t time_slice(unsigned milliseconds)
 {
-    uint64_t end = now_ns() + milliseconds * UINT64_C(1000000);
+    uint64_t end = now_ns() + milliseconds * UINT64_C(1000000), deadline = count_of(&deadline_ns);
 
-    return end < deadline_ns ? end : deadline_ns;
+    return end < deadline ? end : deadline;
 }
 
 void sleep_us(unsigned microseconds)

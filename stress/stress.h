@@ -34,6 +34,12 @@ extern struct stress stress;
  */
 void stress_begin(int argc, char **argv, const char *name, unsigned least, unsigned most);
 
+/*
+ * Says how to tell that what the program is there for has happened. Until then time is not up: a busy machine gets more of it,
+ * a second at a time, at most 20 in all. Called by any thread, often. Before there are threads.
+ */
+void stress_shows(bool (*shown)(void));
+
 /* Adds ` key=value` to the line. */
 void stress_value(const char *key, uint64_t value);
 
@@ -73,7 +79,7 @@ static inline uint64_t count_of(counter *c)
 
 uint64_t now_ns(void);
 
-/* True when the seconds that were asked for are over. */
+/* True when the seconds that were asked for are over, and see stress_shows(). */
 bool time_is_up(void);
 
 /* The next time that is `milliseconds` from now, or the end of the program's time if that is earlier. */

@@ -521,11 +521,18 @@ static void check_empty(struct random *random)
     CHECK(memory.buffers == 0, "%zu buffers are left", memory.buffers);
 }
 
+static bool is_shown(void)
+{
+    return count_of(&gets) > 0 && count_of(&misses) > 0 && count_of(&resurrected) > 0 &&
+           event_total(EVENT_WEAK_CALL) > 0;
+}
+
 int main(int argc, char **argv)
 {
     struct random random;
 
     stress_begin(argc, argv, "weak_last", 3, 6);
+    stress_shows(is_shown);
     random.state = mix(stress.seed);
     for (unsigned i = 0; i < PLACES; i++)
         pthread_mutex_init(&places[i].mutex, NULL);

@@ -290,6 +290,11 @@ static const ouro_type *register_type(const ouro_type_spec *spec)
     return type;
 }
 
+static bool is_shown(void)
+{
+    return count_of(&brought_back) > 1 && count_of(&walked) > 0 && count_of(&collected) > 0;
+}
+
 int main(int argc, char **argv)
 {
     static const uint16_t fields[] = {OURO_FIELD(struct key, partner)};
@@ -297,6 +302,7 @@ int main(int argc, char **argv)
     uint64_t rounds = 0;
 
     stress_begin(argc, argv, "weakmap_churn", 3, 6);
+    stress_shows(is_shown);
     CHECK(stress.threads <= 64, "64 threads at most");
     key_type = register_type(&(ouro_type_spec){.name = "key",
                                                .size = sizeof(struct key),
@@ -325,8 +331,7 @@ int main(int argc, char **argv)
     stress_value("brought_back", count_of(&brought_back));
     stress_value("walked", count_of(&walked));
     stress_value("collected", count_of(&collected));
-    CHECK(count_of(&brought_back) > 1 && count_of(&walked) > 0 && count_of(&collected) > 0,
-          "nothing was shown: no key brought back, shown by a walk, or collected");
+    CHECK(is_shown(), "nothing was shown: no key brought back, shown by a walk, or collected");
     stress_value("called_back", event_total(EVENT_WEAK_CALL));
     CHECK(event_total(EVENT_WEAK_CALL) > 0, "nothing was shown: no callback was called");
     stress_event(EVENT_LOCK_WAIT, 0);

@@ -4,6 +4,8 @@
 
 #include "support.h"
 
+#include "thread/seat.h"
+
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
@@ -390,6 +392,20 @@ void gate_wait_running(struct gate *gate)
         ouro_safepoint();
         sched_yield();
     }
+}
+
+bool await_waiting(uint32_t threads)
+{
+    double end = seconds() + 20;
+    uint32_t waiting;
+
+    do {
+        sched_yield();
+        waiting = 0;
+        for (uint32_t id = seat_count(); id > 0; id--)
+            waiting += (load_relaxed(&seat_by_id(id)->word) & SEAT_WAIT) != 0;
+    } while (waiting < threads && seconds() < end);
+    return waiting == threads;
 }
 
 bool wait_for_count(atomic_size_t *counter, size_t value)

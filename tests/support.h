@@ -163,6 +163,9 @@ void gate_wait(struct gate *gate);          /* detached, if the caller was attac
 void gate_wait_attached(struct gate *gate); /* passes no safepoint */
 void gate_wait_running(struct gate *gate);  /* passes one safepoint after another */
 
+/* Until that many threads sleep on their way to being attached, in a stopped world. No safepoint; false after 20 seconds. */
+bool await_waiting(uint32_t threads);
+
 /* Waits, detached if the caller was attached, until the counter has that value; false after 20 seconds. */
 bool wait_for_count(atomic_size_t *counter, size_t value);
 

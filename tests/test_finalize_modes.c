@@ -330,7 +330,14 @@ Test(finalize_modes, changed_under_load)
     worker_start(&load.workers[0], drop_many, &load);
     worker_start(&load.workers[1], change_often, &load);
     worker_start(&load.workers[2], change_often, &load);
-    OURO_DETACHED sleep_ms(SCALE(500, 1500));
+    OURO_DETACHED
+    {
+        double limit = seconds() + 20;
+
+        do {
+            sleep_ms(SCALE(500, 1500));
+        } while (load.dropped == 0 && seconds() < limit);
+    }
     atomic_store(&load.end, true);
     for (int i = 0; i < 3; i++)
         worker_join(&load.workers[i]);

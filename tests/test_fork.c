@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-TestSuite(fork, .init = enter, .fini = leave, .timeout = 100);
+TestSuite(fork, .init = enter, .fini = leave, .timeout = 300);
 
 #define IN_CHILD(condition) ((condition) ? (void)0 : child_failed(__LINE__, #condition))
 
@@ -27,7 +27,7 @@ static _Noreturn void child_failed(int line, const char *condition)
     _exit(1);
 }
 
-enum { CHILD_SECONDS = SCALE(20, 60), ROUNDS = SCALE_MEMORY(6, 3) };
+enum { CHILD_SECONDS = 60, ROUNDS = SCALE_MEMORY(6, 3) };
 
 /* Waits detached; the time is limited. */
 static void expect_success(pid_t pid)
@@ -79,10 +79,12 @@ static void make_and_drop(void *argument)
     ouro_decref(tree);
 }
 
-/* ThreadSanitizer watches no child of a process with threads, and falls over threads that such a child starts. */
+/* ThreadSanitizer watches no child of a process with threads, and falls over threads that such a child starts. AddressSanitizer of
+ * clang 14 does not lock its allocator around a fork: if a vanished thread had a lock of it, the first calloc() of a new thread,
+ * on the way to its own start, waits for ever. docs/internals/fork.md */
 static void run_elsewhere(void (*run)(void *))
 {
-    if (UNDER_TSAN || UNDER_ASAN) /* neither is sure to let a child start threads */
+    if (UNDER_TSAN || UNDER_ASAN)
         run(NULL);
     else
         run_in_thread(run, NULL);
@@ -470,6 +472,16 @@ Test(fork, a_thread_that_waits_to_attach)
 
 static struct gate begin, go_on;
 
+/* The first time only: the child goes on with the destruction in a world that nobody stops. No safepoint. */
+static void await_stop(struct node *node)
+{
+    (void)node;
+    if (atomic_exchange(&running, 1) == 1)
+        return;
+    while (!seat_stop_wanted(seat_attached_self))
+        sched_yield();
+}
+
 static void destroy_much(void *argument)
 {
     struct node *chain = chain_new(*(size_t *)argument);
@@ -483,15 +495,13 @@ Test(fork, a_chain_that_is_being_destroyed)
 {
     size_t count = SCALE_MEMORY(2000000, 200000);
     struct worker worker;
-    bool met = false;
 
     install();
+    on_node_destroy = await_stop;
     worker_start(&worker, destroy_much, &count);
     gate_open(&begin);
-    while (atomic_load(&nodes_destroyed) == 0)
-        sched_yield();
+    cr_assert(wait_for_count(&running, 1));
     pid_t pid = fork();
-    met = atomic_load(&nodes_destroyed) < count;
     if (pid == 0) {
         IN_CHILD(atomic_load(&nodes_destroyed) == count);
         IN_CHILD(ouro_collect() == 0);
@@ -502,7 +512,7 @@ Test(fork, a_chain_that_is_being_destroyed)
     expect_success(pid);
     worker_join(&worker);
     cr_assert_eq(nodes_destroyed, count);
-    cr_expect(met, "the destruction was over before the fork");
+    cr_assert_gt(event_total(EVENT_DEATH_POLL), 0, "the destruction was over before the fork");
 }
 
 static void destroy_an_array(void *argument)
@@ -513,8 +523,8 @@ static void destroy_an_array(void *argument)
     for (size_t i = 0; i < count; i++)
         array->items[i] = OURO_OF(leaf_new(1));
     gate_wait(&begin);
-    atomic_fetch_add(&running,
-                     1); /* no safepoint from here on: the fork meets the destruction, or its end */
+    /* No safepoint from here on: the fork meets the destruction. */
+    await_stop(NULL);
     ouro_decref(array);
 }
 
@@ -529,7 +539,7 @@ Test(fork, an_array_that_is_being_taken_apart)
     gate_open(&begin);
     cr_assert(wait_for_count(&running, 1));
     pid_t pid = fork();
-    cr_expect_gt(event_total(EVENT_DEATH_POLL), 0, "the destruction was over before the fork");
+    cr_assert_gt(event_total(EVENT_DEATH_POLL), 0, "the destruction was over before the fork");
     if (pid == 0) {
         IN_CHILD(atomic_load(&leaves_destroyed) == count);
         IN_CHILD(atomic_load(&arrays_destroyed) == 1);

@@ -218,7 +218,9 @@ Test(freeze, a_million_frozen_objects_cost_nothing)
         thawed = last_info.pause_ns < thawed ? last_info.pause_ns : thawed;
     }
     cr_assert_eq(ouro_freeze(0), count);
-    for (int i = 0; i < 3; i++) {
+    /* Three times, and more if somebody else had the processor each time. */
+    double limit = seconds() + 20;
+    for (int i = 0; i < 3 || (frozen >= thawed / 4 && seconds() < limit); i++) {
         cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
         cr_assert_eq(last_info.candidates, 0);
         frozen = last_info.pause_ns < frozen ? last_info.pause_ns : frozen;

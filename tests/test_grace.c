@@ -255,13 +255,17 @@ Test(grace, who_holds_it_up_is_named)
     cr_assert_eq(occurrences("(0 bytes)"), 0, "%s", text);
     cr_assert_eq(occurrences("the thread \"test\""), 0, "%s", text);
 
-    /* The next period. One passes its safepoint, the other one is late again. */
+    /* The next period. One passes its safepoint, the other one is late again. Meanwhile this thread passes none, and would be
+     * named on a machine that is slow. */
+    ouro_set_watchdog(0);
     gate_open(&other.go_on);
     gate_wait_attached(&other.passed);
     gate_open(&slow.go_on);
     gate_wait_attached(&slow.passed);
     gate_open(&other.end); /* it unregisters, and is late for nothing any more */
     worker_join(&other.worker);
+    ouro_safepoint();
+    ouro_set_watchdog(100);
     capture_start();
     barked = retire_until(2, 20000);
     capture_stop(text, sizeof text);
@@ -340,7 +344,9 @@ Test(grace, nobody_is_named_who_was_not_attached)
 struct watcher {
     struct worker worker;
     struct gate ready, stopped, watched, on, end;
+    double goes_on; /* when the world does, at the earliest */
     uint64_t in_the_stop, at_once, later;
+    bool was_quick;
 };
 
 static void watch(void *argument)
@@ -358,6 +364,7 @@ static void watch(void *argument)
     gate_wait(&w->on);
     grace_watch(seat_self);
     w->at_once = late_periods();
+    w->was_quick = seconds() < w->goes_on + 0.4; /* else it may well be late */
     sleep_ms(600);
     grace_watch(seat_self);
     w->later = late_periods();
@@ -377,13 +384,14 @@ Test(grace, who_has_stopped_the_world_is_not_late)
     ouro_world_stop();
     gate_open(&w.stopped);
     gate_wait_attached(&w.watched);
+    w.goes_on = seconds();
     ouro_world_start();
     gate_open(&w.on);
     gate_wait_attached(&w.end);
     capture_stop(text, sizeof text);
     worker_join(&w.worker);
     cr_assert_eq(w.in_the_stop, 0, "%s", text);
-    cr_assert_eq(w.at_once, 0, "%s", text);
+    cr_assert(w.at_once == 0 || !w.was_quick, "%s", text);
     cr_assert_eq(w.later, 1, "%s", text);
     cr_assert_eq(occurrences("the thread \"test\" has passed no safepoint"), 1, "%s", text);
 }

@@ -487,9 +487,18 @@ Test(scopes, a_thread_that_ends_in_one_ends_it)
     run_in_bare_thread(sit_there_next, &id);
 }
 
+static uint64_t late_stops(void)
+{
+    ouro_gc_stats stats;
+
+    ouro_gc_get_stats(&stats);
+    return stats.late_stops;
+}
+
 struct reader {
     struct worker worker;
     struct gate inside;
+    uint64_t barks; /* that the watchdog is to have given before the scope ends */
     atomic_bool done;
 };
 
@@ -501,8 +510,12 @@ static void read_for_long(void *argument)
     {
         const struct leaf *leaf = ouro_slot_borrow(&slot);
 
+        double limit = seconds() + 20;
+
         gate_open(&reader->inside);
-        sleep_ms(300);
+        sleep_ms(100);
+        while (late_stops() < reader->barks && seconds() < limit)
+            sleep_ms(1);
         CHECK(leaf->value == 7);
     }
     atomic_store(&reader->done, true);
@@ -517,7 +530,7 @@ static void end(struct reader *reader)
 
 Test(scopes, a_stop_waits_for_the_end_of_one)
 {
-    struct reader reader = {0};
+    struct reader reader = {.barks = 1};
 
     put_leaf(7);
     ouro_set_watchdog(50);

@@ -885,6 +885,87 @@ Test(slot, synchronize_waits_for_whoever_is_attached)
     empty();
 }
 
+/* --- who leaves passes on what waits ----------------------------------------------------------------------------- */
+
+static void pass_safepoints(void *argument)
+{
+    struct gate *end = argument;
+
+    while (!atomic_load(&end->open))
+        ouro_safepoint();
+}
+
+/* Each is retired by the death of the one before, so each needs a grace period of its own. */
+static void retire_next(struct node *node)
+{
+    if (node->value > 0) {
+        struct node *next = node_new(NULL, NULL);
+
+        next->value = node->value - 1;
+        CHECK(ouro_retire(next) == OURO_OK);
+    }
+}
+
+/* The thread that stays attached has retired nothing, and sees to it that all goes nevertheless: nobody attaches. */
+Test(slot, what_a_detach_leaves_is_looked_after_by_who_is_attached)
+{
+    enum { LEVELS = 10 };
+    struct gate end = {false};
+    struct worker worker;
+
+    on_node_destroy = retire_next;
+    ouro_set_retire_budget(1); /* what it retires in turn goes at its next safepoint */
+    worker_start(&worker, pass_safepoints, &end);
+    for (size_t i = 1; i <= SCALE(3000, 300); i++) {
+        struct node *node = node_new(NULL, NULL);
+
+        node->value = LEVELS;
+        cr_assert_eq(ouro_retire(node), OURO_OK);
+        cr_assert(wait_for_count(&nodes_destroyed, i * (LEVELS + 1)), "round %zu: %zu are left", i,
+                  i * (LEVELS + 1) - nodes_destroyed);
+    }
+    gate_open(&end);
+    worker_join(&worker);
+    on_node_destroy = NULL;
+}
+
+static void sit_detached(void *argument)
+{
+    ouro_detach();
+    atomic_store((_Atomic uint32_t *)argument, ouro_thread_id());
+    while (atomic_load((_Atomic uint32_t *)argument) != 0)
+        sched_yield();
+    ouro_attach();
+}
+
+static bool is_told(uint32_t id)
+{
+    return (load_relaxed(&seat_by_id(id)->word) & SEAT_RETIRE) != 0;
+}
+
+Test(slot, everybody_is_told_of_what_waits)
+{
+    static _Atomic uint32_t sitting;
+    struct seat *self = seat_attached_self;
+    struct worker worker;
+
+    worker_start(&worker, sit_detached, &sitting);
+    while (sitting == 0)
+        sched_yield();
+    retire_pass_on(self);
+    cr_assert_not(is_told(sitting), "nothing waits");
+    put_leaf(&slot, 0);
+    cr_assert_eq(ouro_slot_clear(&slot), OURO_OK);
+    retire_close(self);
+    retire_pass_on(self);
+    cr_assert(is_told(sitting));
+    cr_assert_not(is_told(self->id), "it has other ways");
+    atomic_store(&sitting, 0);
+    worker_join(&worker);
+    ouro_synchronize();
+    cr_assert_eq(leaves_destroyed, 1);
+}
+
 /* --- readers and a writer --------------------------------------------------------------------------------------- */
 
 #define CANARY UINT64_C(0xCA9A54ACA9A54ACA)

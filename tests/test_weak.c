@@ -648,6 +648,64 @@ Test(weak, without_a_weak_reference_nothing_waits)
     cr_assert_eq(event_total(EVENT_BLOCK_WAITED), waited);
 }
 
+static void pass_safepoints(void *argument)
+{
+    struct pair *pair = argument;
+
+    while (!atomic_load(&pair->end.open))
+        ouro_safepoint();
+}
+
+/* Some in each state: they wait already, gather meanwhile, are dead and in no list yet; and one dies in the call. What the
+ * other thread frees has to be free as well. */
+Test(weak, synchronize_waits_for_blocks)
+{
+    static ouro_slot slot;
+    struct worker worker;
+    struct pair pair = {0};
+    size_t waited = event_total(EVENT_BLOCK_WAITED);
+
+    worker_start(&worker, pass_safepoints, &pair);
+    for (int i = 0; i < SCALE(2000, 300); i++) {
+        for (int j = 0; j < 4; j++) {
+            struct node *target = node_new(NULL, NULL);
+
+            ouro_decref(weak_to(target));
+            if (j == 3) {
+                cr_assert_eq(ouro_slot_store_steal(&slot, target), OURO_OK);
+                cr_assert_eq(ouro_slot_clear(&slot), OURO_OK);
+                continue;
+            }
+            ouro_decref(target);
+            if (j != i % 3) {
+                OURO_DETACHED sched_yield();
+            }
+        }
+        ouro_synchronize();
+        waited += 4;
+        cr_assert_eq(event_total(EVENT_BLOCK_WAITED), waited, "round %d", i);
+    }
+    gate_open(&pair.end);
+    worker_join(&worker);
+}
+
+/* The memory is back, without a safepoint more. */
+Test(weak, synchronize_gives_the_memory_back)
+{
+    ouro_memory before, after;
+    struct array *array = array_new(1000);
+
+    ouro_memory_stats(&before);
+    ouro_decref(ouro_weakref_new(array));
+    OURO_DETACHED sched_yield(); /* another period is under way, perhaps */
+    ouro_decref(array);
+    ouro_synchronize();
+    ouro_memory_stats(&after);
+    cr_assert_eq(after.objects, before.objects - 1);
+    cr_assert_lt(after.object_bytes, before.object_bytes - 8000);
+    cr_assert_eq(after.waiting_bytes, 0);
+}
+
 /* Small, large, with items: each kind of block. */
 Test(weak, blocks_of_all_sizes)
 {

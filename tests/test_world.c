@@ -16,6 +16,7 @@ struct runner {
     struct gate made, end;
     atomic_size_t rounds;
     atomic_bool passed;
+    uint64_t barks; /* that the watchdog is to have given */
 };
 
 static void run_round(struct runner *runner)
@@ -127,7 +128,7 @@ Test(world, does_not_wait_for_the_detached)
     ouro_world_stop();
     /* It wants to attach now, and has to wait. */
     gate_open(&runner.end);
-    sleep_ms(50);
+    cr_assert(await_waiting(1));
     cr_assert_not(runner.passed);
     cr_assert_eq(runner.rounds, 0);
     ouro_world_start();
@@ -156,7 +157,7 @@ Test(world, registration_waits)
         worker_start_bare(&runners[i].worker, register_now, &runners[i]);
         gate_wait_attached(&runners[i].made);
     }
-    sleep_ms(50);
+    cr_assert(await_waiting(5));
     for (int i = 0; i < 5; i++)
         cr_assert_not(runners[i].passed, "a thread registered in a stopped world");
     ouro_world_start();
@@ -242,22 +243,26 @@ static void attach_often(void *argument)
         sched_yield();
         ouro_attach();
         run_round(runner);
+        atomic_fetch_add(&runner->rounds, 1); /* it may have waited at the end of the round */
     }
 }
 
-/* Stops the world again and again, at once, until the other one has come some way. */
+/* Stops the world again and again, each time at once when it has gone on: the other one, which waits in each stop, comes some
+ * way between each two. */
 static void stop_densely(void (*run)(void *))
 {
     struct runner runner = {0};
-    double limit = seconds() + 20;
+    size_t rounds = 0;
 
     worker_start(&runner.worker, run, &runner);
     gate_wait(&runner.made);
-    while (runner.rounds < 200 && seconds() < limit) {
+    for (int i = 0; i < 200; i++) {
         ouro_world_stop();
+        cr_assert(await_waiting(1));
+        cr_assert(i == 0 || runner.rounds > rounds, "stop %d: still %zu rounds", i, rounds);
+        rounds = runner.rounds;
         ouro_world_start();
     }
-    cr_assert_geq(runner.rounds, 200, "only %zu rounds", (size_t)runner.rounds);
     end(&runner);
 }
 
@@ -296,18 +301,6 @@ Test(world, who_stopped_it_may_read_everything)
 
 /* --- the watchdog --------------------------------------------------------------------------------------------- */
 
-static void be_late(void *argument)
-{
-    struct runner *runner = argument;
-
-    CHECK(ouro_thread_register("slowcoach") == OURO_OK);
-    gate_open(&runner->made);
-    /* Not at a safepoint until the watchdog has had the time to bark. */
-    sleep_ms(600);
-    ouro_safepoint();
-    ouro_thread_unregister();
-}
-
 static uint64_t late_stops(void)
 {
     ouro_gc_stats stats;
@@ -316,9 +309,24 @@ static uint64_t late_stops(void)
     return stats.late_stops;
 }
 
+/* Passes no safepoint until the watchdog has barked; and for a while, in which it must not bark, or not again. */
+static void be_late(void *argument)
+{
+    struct runner *runner = argument;
+    double limit = seconds() + 20;
+
+    CHECK(ouro_thread_register("slowcoach") == OURO_OK);
+    gate_open(&runner->made);
+    while (late_stops() < runner->barks && !atomic_load(&runner->end.open) && seconds() < limit)
+        sleep_ms(1);
+    sleep_ms(300);
+    ouro_safepoint();
+    ouro_thread_unregister();
+}
+
 static void stop_late(unsigned watchdog, char *text, size_t size)
 {
-    struct runner runner = {0};
+    struct runner runner = {.barks = watchdog > 0 && watchdog < 60000 ? late_stops() + 1 : 0};
 
     ouro_set_watchdog(watchdog);
     worker_start_bare(&runner.worker, be_late, &runner);
@@ -357,17 +365,23 @@ Test(world, the_watchdog_can_be_kept_quiet)
 
 Test(world, the_watchdog_barks_while_the_stop_waits)
 {
-    struct runner runner = {0};
+    struct runner runner = {.barks = UINT64_MAX};
     struct worker stopper;
     char text[2000];
+    double limit = seconds() + 15; /* the stop waits for 20 */
 
     ouro_set_watchdog(50);
     capture_start();
     worker_start_bare(&runner.worker, be_late, &runner);
     gate_wait(&runner.made);
     worker_start(&stopper, stop_often, &runner);
-    OURO_DETACHED sleep_ms(350);
+    OURO_DETACHED
+    {
+        while (late_stops() == 0 && seconds() < limit)
+            sleep_ms(1);
+    }
     capture_stop(text, sizeof text);
+    gate_open(&runner.end);
     cr_assert_not_null(strstr(text, "slowcoach"), "it has said nothing so far: %s", text);
     worker_join(&runner.worker);
     worker_join(&stopper);

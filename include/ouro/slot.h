@@ -107,6 +107,12 @@ OURO_API OURO_NODISCARD ouro_status ouro_free_deferred(void *buffer);
  * Waits, detached, until each thread that is attached now has passed a safepoint, and what the caller has retired is
  * dropped and what died of it destroyed, by this thread or another. (If the world is stopped at that moment another
  * thread may leave some of the destruction to its next safepoint.) Runs `destroy`. Attached; a safepoint.
+ *
+ * Memory: the block of an object that had a weak reference waits for a grace period of its own when the object is dead.
+ * Free when this returns are those of objects that this thread has destroyed, before the call or in it; of what died of what it
+ * had retired, whoever has destroyed that; and those that another thread had destroyed before it last detached or was stopped.
+ * What another thread, attached, has destroyed since then it keeps until it detaches, is stopped, or has enough
+ * (ouro_set_retire_budget()).
  */
 OURO_API void ouro_synchronize(void);
 

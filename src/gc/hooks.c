@@ -41,6 +41,7 @@ const struct thread_hooks thread_hooks = {
     .close = retire_close,
     .attached = attached,
     .retire = retire_work,
+    .retire_pass_on = retire_pass_on,
     .waiting = waiting,
     .flush = heap_flush,
     .pass_on = finalize_pass_on,

@@ -8,10 +8,12 @@
  *   ripen    by whoever has acknowledged a grace period: takes ripe chunks off the front and drops what is in
  *            them; if an unripe one is left, begins the next period.  So the queue empties itself as long as some
  *            thread passes safepoints, and a thread that detaches leaves nothing that waits for it
+ *   pass on  by a detach that has gone on with it for as long as it may: all others look at their next safepoint
  *
  * The block of a dead object with weak references waits, too, and that must not fail: such blocks are linked through
  * their dead headers.  There is no room for a stamp in them, so there are two lists of all threads: one that waits for a
- * period, and one that gathers what comes meanwhile.
+ * period, and one that gathers what comes meanwhile.  Lists are numbered, so that ouro_synchronize() can wait until a block
+ * is free: `gathering` has the next number, what is freed just now is told by notes on the stacks of those who do it.
  *
  * Nothing is dropped on the spot: a store is no safepoint, and its caller may have borrowed the very object.
  * Over the budget it is the next safepoint that works.
@@ -44,6 +46,13 @@ static_assert(sizeof(struct retire_chunk) == CHUNK_BYTES, "chunks are cut out of
 
 #define CHUNK_ENTRIES (sizeof((struct retire_chunk *)0)->entries / sizeof(uintptr_t))
 
+/* On the stack of who frees blocks of the list with that number. */
+struct freeing {
+    struct freeing *next; /* [lock: retire] */
+    uint64_t number;      /* [lock: retire] */
+    bool noted;           /* [owner] */
+};
+
 static mutex lock = MUTEX_INIT;
 static struct retire_chunk *free_chunks; /* [lock: retire] */
 static struct retire_chunk *first; /* [lock: retire] the queue, about in the order of the stamps */
@@ -54,6 +63,10 @@ static ouro_object *gathering;          /* [lock: retire] dead blocks, in no per
 static ouro_object *maturing;           /* [lock: retire] dead blocks that wait for one */
 static uint64_t maturing_stamp;         /* [lock: retire] */
 static ouro_object *ripe;               /* [lock: retire] dead blocks that have waited */
+static uint64_t blocks_number = 1;      /* [lock: retire] of the list `gathering` */
+static uint64_t maturing_number;        /* [lock: retire] of that list */
+static uint64_t ripe_number;            /* [lock: retire] */
+static struct freeing *freeing;         /* [lock: retire] blocks that are being freed */
 static size_t closed_bytes;             /* [lock: retire] in the queue and being dropped */
 static size_t mapped_bytes;             /* [lock: retire] chunks, ever */
 static size_t budget = (size_t)1 << 20; /* relaxed: a setting */
@@ -101,7 +114,7 @@ static void chunk_free(struct retire_chunk *chunk)
 static void ask_for_work(struct seat *self)
 {
     if (!(load_relaxed(&self->word) & SEAT_RETIRE))
-        /* [S1] nothing hangs on it: RETIRE is set and cleared by this thread alone */
+        /* [S1] nothing hangs on it: this thread reads it */
         fetch_or_acq_rel(&self->word, SEAT_RETIRE);
 }
 
@@ -249,28 +262,50 @@ static void drop_entries(struct seat *self, struct retire_chunk *chunk)
     }
     if (self->dying)
         death_run(self);
+    if (self->retiring_blocks) /* so that it can wait for those, too */
+        retire_close(self);
     chunk_free(chunk); /* now: ouro_synchronize() of others waits for it */
 }
 
+/* Those that were taken last are free. */
+static void forget_freeing_locked(struct freeing *note)
+{
+    struct freeing **link = &freeing;
+
+    if (!note->noted)
+        return;
+    while (*link != note)
+        link = &(*link)->next;
+    *link = note->next;
+    note->noted = false;
+}
+
 /* At most BLOCKS_A_TIME blocks that have waited long enough; those that were gathered begin to wait. */
-static size_t take_blocks(ouro_object **blocks, bool *waits)
+static size_t take_blocks(ouro_object **blocks, bool *waits, struct freeing *note)
 {
     size_t count = 0;
 
     mutex_lock(&lock);
+    forget_freeing_locked(note);
     bool any = gathering || maturing || ripe;
     if (!ripe && maturing && grace_is_ripe(maturing_stamp)) {
         ripe = maturing;
+        ripe_number = maturing_number;
         maturing = NULL;
     }
     if (!maturing && gathering) {
         maturing = gathering;
         gathering = NULL;
+        maturing_number = blocks_number++;
         maturing_stamp = grace_stamp();
     }
     while (ripe && count < BLOCKS_A_TIME) {
         closed_bytes -= bytes_of(ripe);
         blocks[count++] = death_pop(&ripe);
+    }
+    if (count) {
+        *note = (struct freeing){freeing, ripe_number, true};
+        freeing = note;
     }
     *waits = maturing != NULL;
     if (any && !(gathering || maturing || ripe))
@@ -283,10 +318,11 @@ static size_t take_blocks(ouro_object **blocks, bool *waits)
 static bool free_blocks(struct seat *self)
 {
     ouro_object *blocks[BLOCKS_A_TIME];
+    struct freeing note = {NULL, 0, false};
     size_t count;
     bool waits;
 
-    while ((count = take_blocks(blocks, &waits)) != 0) {
+    while ((count = take_blocks(blocks, &waits, &note)) != 0) {
         for (size_t i = 0; i < count; i++) {
             heap_free_object(self, blocks[i]);
             seat_event(self, EVENT_BLOCK_WAITED);
@@ -296,6 +332,9 @@ static bool free_blocks(struct seat *self)
             break;
         }
     }
+    mutex_lock(&lock);
+    forget_freeing_locked(&note);
+    mutex_unlock(&lock);
     return waits;
 }
 
@@ -327,6 +366,23 @@ void retire_work(struct seat *self)
      * don't come by here: they look under the lock, because somebody may rely on them. */
     if (own || load_relaxed(&queued) != 0)
         retire_ripen(self);
+}
+
+void retire_pass_on(struct seat *self)
+{
+    mutex_lock(&lock);
+    bool waits = first || gathering || maturing || ripe;
+    mutex_unlock(&lock);
+    if (!waits)
+        return;
+    mutex_lock(&seat_registry);
+    for (uint32_t id = seat_count(); id > 0; id--) {
+        if (seat_by_id(id) != self)
+            /* [S1] acq_rel: what waits, and the end of the period that it waits for: to the thread that is attached
+             * there, or to who attaches later, and then reads `queued` */
+            fetch_or_acq_rel(&seat_by_id(id)->word, SEAT_RETIRE);
+    }
+    mutex_unlock(&seat_registry);
 }
 
 void retire_look(struct seat *self)
@@ -389,11 +445,59 @@ static bool is_left(uint64_t stamp)
     return left;
 }
 
+/* True if a block of the list with that number, or an older one, is not free yet. */
+static bool blocks_are_left(uint64_t number)
+{
+    bool left;
+
+    mutex_lock(&lock);
+    left = (gathering && blocks_number <= number) || (maturing && maturing_number <= number) ||
+           (ripe && ripe_number <= number);
+    for (const struct freeing *note = freeing; note; note = note->next)
+        left |= note->number <= number;
+    mutex_unlock(&lock);
+    return left;
+}
+
+/* Closes the open batch; the number of the youngest list that there is then. */
+static uint64_t close_and_number(struct seat *self)
+{
+    retire_close(self);
+    mutex_lock(&lock);
+    uint64_t number = gathering ? blocks_number : blocks_number - 1;
+    mutex_unlock(&lock);
+    return number;
+}
+
 static void sleep_longer(struct timespec *pause)
 {
     nanosleep(pause, NULL);
     if (pause->tv_nsec < 1000000)
         pause->tv_nsec *= 2;
+}
+
+/* What died is destroyed when this returns, even if the world was to stop meanwhile. What others have dropped of this
+ * thread's objects is in its inbox. */
+static void settle_all(struct seat *self)
+{
+    do
+        seat_safepoint(self, false);
+    while (self->dying || self->half_dead);
+}
+
+/* Others free blocks, too, and others hold up periods. */
+static void await_blocks(struct seat *self, uint64_t number)
+{
+    struct timespec pause = {0, 20000};
+
+    retire_ripen(self);
+    while (blocks_are_left(number)) {
+        seat_detach(self);
+        if (blocks_are_left(number))
+            sleep_longer(&pause);
+        seat_attach(self);
+        retire_ripen(self);
+    }
 }
 
 void ouro_synchronize(void)
@@ -420,11 +524,9 @@ void ouro_synchronize(void)
         seat_attach(self);
         retire_ripen(self);
     }
-    /* What others have dropped of this thread's objects is in its inbox; what died is destroyed when this returns, even if
-     * the world was to stop meanwhile. */
-    do
-        seat_safepoint(self, false);
-    while (self->dying || self->half_dead);
+    settle_all(self);
+    await_blocks(self, close_and_number(self)); /* of what has died in here, too */
+    settle_all(self);
 }
 
 /* --- fork -------------------------------------------------------------------------------------------- */
@@ -433,7 +535,7 @@ void retire_fork_prepare(void)
 {
     mutex_lock(&lock);
     /* Whoever drops a chunk passes no safepoint meanwhile, so in a stopped world nobody is at it. */
-    ASSERT(!dropping);
+    ASSERT(!dropping && !freeing);
 }
 
 void retire_fork_done(void)

@@ -27,6 +27,10 @@ void retire_ripen(struct seat *self);
 /* If something waits the next safepoint looks after it. */
 void retire_look(struct seat *self);
 
+/* By who leaves and may not go on with it: if something waits, in whatever state, all others look at their next
+ * safepoint. */
+void retire_pass_on(struct seat *self);
+
 /* True if something of this thread's or in the queue waits. */
 bool retire_waits(struct seat *self);
 

@@ -9,6 +9,10 @@
  * A bounded hold may leave with INBOX set in two cases only: STOP is set in the word that it replaces, then
  * world_start() looks after the seat; or WAIT is, then the owner will be granted the seat and sees INBOX.
  *
+ * A detach goes on with what waits for a grace period for a few rounds only.  If it then completes a period, or closes one
+ * more batch, it sets RETIRE in all other words before it leaves (`retire_pass_on`).  Not in one that is attached:
+ * that thread may be on its way out, too, and past its last look.
+ *
  * What may surprise: a proxy leaves seats alone whose owner waits (SEAT_TAKEN has WAIT in it).  That is
  * what lets a thread that was parked run between two stops.
  */
@@ -122,6 +126,7 @@ static void destroy_all(struct seat *self)
 void seat_detach(struct seat *self)
 {
     int rounds = 0;
+    bool left = false; /* perhaps something that nobody looks after */
     uint32_t w;
 
     for (;;) {
@@ -129,6 +134,7 @@ void seat_detach(struct seat *self)
         if (rounds < DETACH_ROUNDS) {
             thread_hooks.retire(self);
         } else {
+            left |= self->retiring_bytes != 0;
             thread_hooks.close(self);
             if (rounds++ == DETACH_ROUNDS) /* who stays attached goes on with it */
                 grace_begin(self);
@@ -149,12 +155,19 @@ void seat_detach(struct seat *self)
             if (quiesce && rounds < DETACH_ROUNDS) {
                 rounds++;
                 thread_hooks.quiesced(self);
+            } else if (quiesce) {
+                left = true;
             }
             continue;
         }
         w = load_relaxed(&self->word);
         if (w & (SEAT_INBOX | SEAT_QUIESCE))
             continue;
+        if (left) {
+            left = false;
+            thread_hooks.retire_pass_on(self);
+            continue;
+        }
         if (self->has_queued) { /* what came from others they have told everybody about */
             self->has_queued = false;
             thread_hooks.pass_on(self);
@@ -194,7 +207,7 @@ void seat_safepoint(struct seat *self, bool explicit_point)
         quiesced = true;
     }
     if (load_relaxed(&self->word) & SEAT_RETIRE) {
-        /* [S1] nothing hangs on it: RETIRE is set and cleared by this thread alone */
+        /* [S1] acquire: what waits, if a thread that has left passed it on; retire_pass_on() */
         fetch_and_acq_rel(&self->word, ~(uint32_t)SEAT_RETIRE);
         thread_hooks.retire(self);
     }

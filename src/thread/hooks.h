@@ -33,6 +33,9 @@ struct thread_hooks {
     /* RETIRE was set, or the thread leaves. */
     void (*retire)(struct seat *self);
 
+    /* The thread leaves, and may not go on with what waits for a grace period: if something does, others have to look. */
+    void (*retire_pass_on)(struct seat *self);
+
     /* Bytes that wait for a grace period: retired references and buffers, empty pages. */
     size_t (*waiting)(struct seat *self);
 

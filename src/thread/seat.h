@@ -15,7 +15,7 @@
  *    QUIESCE   a grace period waits for this seat, or waited for it when it was not attached
  *    WAIT      the thread of the seat sleeps until it is granted ATTACHED
  *    COLLECT   the seat's next explicit safepoint looks whether a collection is due, or is to be forced
- *    RETIRE    the seat's next safepoint sees to what it has retired
+ *    RETIRE    the seat's next safepoint sees to what has been retired
  *    FINALIZE  the seat's next explicit safepoint looks whether finalizers or weak callbacks wait
  *    HELP      the thread of the seat sleeps in a stopped world, and may lend its core to the collector
  *
@@ -27,8 +27,8 @@
  *    WAIT, STOP --invite (stopper)--> HELP --wake, help (owner)--> WAIT     HELP --start (stopper)--> clear
  *
  * STOP is set and cleared by who stops the world, INBOX set by anyone and cleared by who has the seat,
- * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, RETIRE set and
- * cleared by the owner, COLLECT and FINALIZE set by anyone and cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
+ * QUIESCE set by the leader of a grace period and cleared by the owner or by who grants, COLLECT, RETIRE
+ * and FINALIZE set by anyone and cleared by the owner.  Fields marked [seat] belong to who has the seat: the thread ATTACHED in it, the
  * proxy that HOLDs it, or everybody's reader in a stopped world.
  *
  * docs/internals/threads.md explains the protocol, stress/models/seat.pml explores it.

@@ -51,7 +51,6 @@ static void name_late_threads(struct seat *self, unsigned ms)
 {
     struct late late;
 
-    fetch_add_relaxed(&late_stops, 1);
     mutex_lock(&seat_registry);
     late_find_locked(&late, SEAT_ATTACHED, self);
     mutex_unlock(&seat_registry);
@@ -61,6 +60,7 @@ static void name_late_threads(struct seat *self, unsigned ms)
                 "that \"%s\" asked "
                 "for: call ouro_safepoint() in its loop, or ouro_detach() before it blocks\n",
                 late.names[i], ms, self->name);
+    fetch_add_relaxed(&late_stops, 1); /* last: who waits for the figure finds the text */
 }
 
 static void await_acknowledgements(struct seat *self, uint32_t expected, uint64_t start)

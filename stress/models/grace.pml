@@ -390,6 +390,38 @@ inline seat_safepoint()
     fi
 }
 
+/* retire_pass_on(): one look under the lock, then a scan of the words under the mutex of the registry. */
+inline pass_on()
+{
+#ifndef MUTANT_NO_PASS_ON                       /* leaves it to who attaches next */
+    atomic { ACQ_REL(of_lock); leads = (q_length != 0) };
+    if
+    :: leads ->
+       atomic { registry == 0 -> ACQ_REL(of_registry); registry = 1 };
+       do
+       :: s < N ->
+           atomic {
+               if
+#ifdef MUTANT_PASS_ON_ONE                       /* to the first that is attached: it may be leaving, too */
+               :: s != me && leads && (word[s] & ATTACHED) ->
+                    leads = 0; word[s] = word[s] | RETIRE; ACQ_REL(of_word[s])
+#else
+               :: s != me -> word[s] = word[s] | RETIRE; ACQ_REL(of_word[s])
+#endif
+               :: else
+               fi;
+               s++
+           }
+       :: else -> break
+       od;
+       atomic { s = 0; leads = 0; RELEASE(of_registry); registry = 0 }
+    :: else
+    fi
+#else
+    skip
+#endif
+}
+
 /* ouro_detach() */
 inline seat_detach()
 {
@@ -417,7 +449,7 @@ inline seat_detach()
           complete();
           if
           :: rounds < ROUNDS -> rounds++; quiesced()
-          :: else
+          :: else -> pass_on()
           fi
        :: atomic { !(word[me] & QUIESCE) ->
 #else
