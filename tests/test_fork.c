@@ -493,7 +493,7 @@ static void destroy_much(void *argument)
 /* The thread is stopped in the middle of a long destruction; the child finishes it. */
 Test(fork, a_chain_that_is_being_destroyed)
 {
-    size_t count = SCALE_MEMORY(2000000, 200000);
+    size_t count = SCALE_MEMORY(100000, 5000);
     struct worker worker;
 
     install();
@@ -531,7 +531,7 @@ static void destroy_an_array(void *argument)
 /* The same, in the middle of one object. */
 Test(fork, an_array_that_is_being_taken_apart)
 {
-    size_t count = SCALE_MEMORY(2000000, 200000);
+    size_t count = SCALE_MEMORY(100000, 5000);
     struct worker worker;
 
     install();
