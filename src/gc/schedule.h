@@ -16,6 +16,9 @@ void schedule_noted(struct seat *seat, size_t candidates);
 /* The collector has freed so many small objects, which the heap will not report. */
 void schedule_freed(size_t objects, size_t bytes);
 
+/* Whether there are automatic collections. */
+bool schedule_is_on(void);
+
 /* Whether an automatic collection is due now, and of which kind. */
 bool schedule_is_due(ouro_gc_kind *kind);
 
@@ -43,6 +46,7 @@ struct schedule_result {
     bool cleared;   /* there are no candidates left */
     bool slice;     /* of a deep one */
     size_t guessed; /* objects that are part of that */
+    bool begun;     /* it has been begun by this slice */
     bool under_way; /* a deep one is */
 };
 void schedule_collected(const struct schedule_result *result);
