@@ -45,6 +45,7 @@ struct callback {
 };
 
 static uint32_t claim;  /* [atomic] [K1] */
+static uint32_t steps;  /* [atomic] relaxed: calls of ouro_collect_step() */
 static uint32_t slicer; /* [atomic] relaxed: id of the seat that has made the last slice */
 static mutex gc_lock = MUTEX_INIT;
 static struct callback callbacks[CALLBACKS_MAX]; /* [lock: gc] */
@@ -236,6 +237,7 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
         break;
     case OURO_GC_DEEP:
         if (result->slice) {
+            result->begun = !deep_is_under_way();
             deep_slice(trial, limit, &slice);
             result->looked = slice.looked;
             result->net_new = (int64_t)slice.fresh;
@@ -357,7 +359,7 @@ static void collect_all_due(struct seat *self)
 /* Who has made the last slice looks at each of its safepoints whether it is time for the next one: nothing else would remind it. */
 static void come_again(struct seat *self)
 {
-    if (deep_is_under_way() && load_relaxed(&slicer) == self->id)
+    if (deep_is_under_way() && load_relaxed(&slicer) == self->id && schedule_is_enabled())
         /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
         fetch_or_acq_rel(&self->word, SEAT_COLLECT);
 }
@@ -431,14 +433,27 @@ static struct trial collect_requested(struct seat *self, ouro_gc_kind kind, stru
     return trial;
 }
 
-/* Even without a limit it is one: it is said to be no more than that. */
+/* By who has the claim. Even without a limit it is one: it is said to be no more than that. */
 static struct trial collect_one_slice(struct seat *self)
 {
     struct sets_limit limit = limit_in_force(OURO_GC_DEEP);
 
     if (limit.objects == SIZE_MAX)
         limit.objects--;
-    return collect_requested(self, OURO_GC_DEEP, limit);
+    return collect(self, OURO_GC_REQUESTED, OURO_GC_DEEP, limit);
+}
+
+/* One stop on candidates. Beside a deep one, which would have to be given up for it, that is a slice; and so it is if there are only
+ * those which an old one would cut again, and `may_begin`. */
+static struct trial collect_old(struct seat *self, struct sets_limit limit, bool may_begin)
+{
+    collect_claim_wait(self);
+    bool slice =
+        deep_is_under_way() || (may_begin && !sets_has_candidates() && sets_cut_count() > 0);
+    struct trial trial =
+        slice ? collect_one_slice(self) : collect(self, OURO_GC_REQUESTED, OURO_GC_OLD, limit);
+    collect_claim_release();
+    return trial;
 }
 
 size_t ouro_collect(void)
@@ -467,8 +482,8 @@ size_t ouro_collect_kind(ouro_gc_kind kind)
             "ouro_collect_kind() of %d: there is no such kind", (int)kind);
     if (!self)
         return 0;
-    if (kind == OURO_GC_OLD && deep_is_under_way())
-        return collect_one_slice(self).garbage;
+    if (kind == OURO_GC_OLD)
+        return collect_old(self, limit_in_force(kind), false).garbage;
     return collect_requested(self, kind, kind < OURO_GC_DEEP ? limit_in_force(kind) : no_limit)
         .garbage;
 }
@@ -479,17 +494,10 @@ bool collect_slice(void)
 
     if (!self)
         return false;
+    collect_claim_wait(self);
     collect_one_slice(self);
+    collect_claim_release();
     return deep_is_under_way();
-}
-
-/* One stop on candidates, or on what an old one would only cut. */
-static void collect_old_step(struct seat *self)
-{
-    if (deep_is_under_way() || (!sets_has_candidates() && sets_cut_count()))
-        collect_one_slice(self);
-    else
-        collect_requested(self, OURO_GC_OLD, schedule_limit(OURO_GC_OLD));
 }
 
 bool ouro_collect_step(uint64_t budget_ns)
@@ -500,12 +508,15 @@ bool ouro_collect_step(uint64_t budget_ns)
 
     if (!self)
         return false;
+    /* However short the time, each call gets further, and not always with the same. */
+    bool old_first = fetch_add_relaxed(&steps, 1u) % 2 != 0;
     for (;;) {
+        if (old_first)
+            collect_old(self, schedule_limit(OURO_GC_OLD), true);
         struct trial young = collect_requested(self, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG));
-
-        /* However short the time, each call gets further. */
-        if (young.members == 0 || os_now_ns() < end)
-            collect_old_step(self);
+        if (!old_first && (young.members == 0 || os_now_ns() < end))
+            collect_old(self, schedule_limit(OURO_GC_OLD), true);
+        old_first = false;
         bool left =
             sets_has_new() || sets_has_candidates() || deep_is_under_way() || sets_cut_count() > 0;
         if (!left || os_now_ns() >= end)

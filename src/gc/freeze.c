@@ -28,13 +28,14 @@
 #include <ouro/gc.h>
 
 /* The claim, unless a callback of this thread's own collection is the caller; then the stop. */
-static struct seat *begin(const char *what)
+static struct seat *begin(const char *what, bool to_change)
 {
     struct seat *self = seat_at_safepoint(what);
 
     if (!self->collecting)
         collect_claim_wait(self);
-    deep_end(self); /* its members would be neither in it nor out of it */
+    if (to_change)
+        deep_end(self); /* its members would be neither in it nor out of it */
     world_stop(self);
     return self;
 }
@@ -153,7 +154,7 @@ size_t ouro_freeze(unsigned flags)
 {
     REQUIRE(!(flags & ~OURO_FREEZE_IMMORTAL),
             "ouro_freeze() with flags 0x%x: there is 0, and OURO_FREEZE_IMMORTAL", flags);
-    struct seat *self = begin("ouro_freeze()");
+    struct seat *self = begin("ouro_freeze()", true);
     size_t frozen = each_page(freeze_page, flags);
 
     end(self);
@@ -162,7 +163,7 @@ size_t ouro_freeze(unsigned flags)
 
 size_t ouro_unfreeze(void)
 {
-    struct seat *self = begin("ouro_unfreeze()");
+    struct seat *self = begin("ouro_unfreeze()", true);
     size_t unfrozen = each_page(unfreeze_page, 0);
 
     end(self);
@@ -172,7 +173,7 @@ size_t ouro_unfreeze(void)
 
 size_t ouro_frozen_count(void)
 {
-    struct seat *self = begin("ouro_frozen_count()");
+    struct seat *self = begin("ouro_frozen_count()", false);
     size_t frozen = each_page(count_page, 0);
 
     end(self);

@@ -54,7 +54,6 @@ static uint64_t budget_ns = 500000;
 static uint64_t speeds[3] = {NS_FIRST, NS_FIRST, NS_FIRST}; /* ns an object: young, old, slices */
 static bool draining; /* old collections go on until few candidates are left */
 static bool deep_due;
-static bool slicing; /* a deep one was under way at the end of the last slice */
 static size_t objects_when_begun, bytes_when_begun; /* what there was at its beginning */
 static size_t soft_limit;                           /* 0: none */
 static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
@@ -325,17 +324,16 @@ static void after_slice_locked(const struct schedule_result *result)
     uint64_t pause = result->pause_ns < most ? result->pause_ns : most;
 
     add(&candidates, -(int64_t)result->taken);
-    if (!slicing) {
+    if (result->begun) {
         objects_when_begun = above_zero(&live);
         bytes_when_begun = used_bytes();
     }
-    slicing = result->under_way;
     if (result->guessed > objects_when_begun ||
         above_zero(&live) > objects_when_begun / 2 * 3 + GROWN_OBJECTS / 2 ||
         used_bytes() > bytes_when_begun / 2 * 3 + GROWN_BYTES / 2)
         times = 0;
     store_relaxed(&not_before[OURO_GC_DEEP], os_now_ns() + times * pause);
-    if (slicing)
+    if (result->under_way)
         return;
     store_relaxed(&deep_due, false);
     size_t objects = above_zero(&live), bytes = used_bytes();
@@ -391,7 +389,6 @@ void schedule_collected(const struct schedule_result *result)
     } else {
         if (result->kind != OURO_GC_OLD)
             store_relaxed(&net_bytes, (int64_t)0);
-        slicing = false;
         after_old_locked(result);
     }
     mutex_unlock(&settings);

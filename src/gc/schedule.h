@@ -49,6 +49,7 @@ struct schedule_result {
     bool cleared;   /* there are no candidates left */
     bool slice;     /* of a deep one */
     size_t guessed; /* objects that are part of that */
+    bool begun;     /* it has been begun by this slice */
     bool under_way; /* a deep one is */
 };
 void schedule_collected(const struct schedule_result *result);

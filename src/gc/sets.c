@@ -32,9 +32,11 @@ struct pages {
 };
 
 /* [stopped] */
-static struct pages new_pages;    /* linked by new_next */
-static struct pages noted_pages;  /* linked by noted_next */
-static struct page *cut_pages;    /* linked by cut_next */
+static struct pages new_pages;   /* linked by new_next */
+static struct pages noted_pages; /* linked by noted_next */
+static struct page *cut_pages;   /* linked by cut_next */
+static struct page
+    *roots_last; /* of the noted pages, the last that sets_roots() is to look at; NULL: none */
 static size_t cut_count;          /* relaxed R by anyone: bits in the maps of the cut, about */
 static size_t taken;              /* candidates taken out of the maps */
 static size_t put;                /* candidates that young collections have put into them */
@@ -617,19 +619,37 @@ static size_t bits_of(const uint64_t *map)
     return bits;
 }
 
+/* Who stops half way leaves candidates that are cut, and they have to count. */
+static void count_cut_taken(size_t bits)
+{
+    size_t left = cut_count > bits ? cut_count - bits : 1;
+
+    store_relaxed(&cut_count, cut_pages ? left : 0);
+}
+
+/* Pages that are noted after the first call are not waited for: a program that notes faster than we look would keep us here for ever. */
 bool sets_roots(sets_root root, bool first, const struct sets_limit *limit, size_t *looked)
 {
     struct page *page;
 
-    if (first)
+    if (first) {
         take_dirty();
-    store_relaxed(&cut_count, (size_t)0);
-    while (*looked < limit->objects && (page = take_cut()) != NULL) {
-        *looked += 1 + bits_of(page_cut(page));
-        roots_of_cut_page(page, root);
+        roots_last = noted_pages.last;
     }
-    while (*looked < limit->objects && (page = noted_pages.first) != NULL) {
+    while (*looked < limit->objects && (page = take_cut()) != NULL) {
+        size_t bits = bits_of(page_cut(page));
+
+        *looked += 1 + bits;
+        roots_of_cut_page(page, root);
+        count_cut_taken(bits);
+    }
+    if (!cut_pages)
+        store_relaxed(&cut_count, (size_t)0);
+    while (*looked < limit->objects && roots_last) {
+        page = noted_pages.first;
         remove_first_noted();
+        if (page == roots_last)
+            roots_last = NULL;
         *looked += 1 + bits_of(page_candidates(page));
         if (sets_page_in_use(page))
             roots_of_noted_page(page, root);
@@ -637,7 +657,7 @@ bool sets_roots(sets_root root, bool first, const struct sets_limit *limit, size
             map_empty(page_candidates(page));
     }
     store_relaxed(&old_left, noted_pages.first != NULL);
-    return !cut_pages && !noted_pages.first;
+    return !cut_pages && !roots_last;
 }
 
 size_t sets_cut_count(void)

@@ -50,7 +50,8 @@ size_t sets_full(struct trial *trial);
 void sets_full_done(void);
 
 /* For a collection in slices: hands the candidates that there are at the `first` call, cut ones and others, to `root`, which are none any
- * more, page by page until the limit is reached. True: those were all. */
+ * more, page by page until the limit is reached. True: those were all. Others that are noted meanwhile in pages that still wait are
+ * handed over, too. */
 typedef void (*sets_root)(ouro_object *o);
 bool sets_roots(sets_root root, bool first, const struct sets_limit *limit, size_t *looked);
 
