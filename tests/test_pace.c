@@ -404,10 +404,8 @@ static void drop_all(void *argument)
     }
     for (int i = 0; i < 1000 && stats_now().noted > 2000; i++) {
         sleep_ms(1);
+        ouro_gc_disable();
         ouro_gc_enable(); /* asks again */
-        ouro_gc_disable();
-        ouro_gc_enable();
-        ouro_gc_disable();
         ouro_safepoint();
     }
 }
@@ -450,7 +448,8 @@ Test(pace, big_old_garbage_does_not_pile_up)
         size_t live = live_objects();
         most = live > most ? live : most;
     }
-    cr_assert_leq(most, 10 * LENGTH, "%zu objects, of which %d lived", most, LENGTH);
+    /* It begins when the heap has doubled and 50,000 more, and makes a slice in a millisecond. */
+    cr_assert_leq(most, 15 * LENGTH, "%zu objects, of which %d lived", most, LENGTH);
     ouro_gc_disable();
 }
 

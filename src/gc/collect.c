@@ -238,6 +238,7 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
     case OURO_GC_DEEP:
         if (result->slice) {
             result->begun = !deep_is_under_way();
+            result->phase = deep_phase();
             deep_slice(trial, limit, &slice);
             result->looked = slice.looked;
             result->net_new = (int64_t)slice.fresh;
@@ -397,7 +398,10 @@ void collect_automatic(struct seat *self)
         forced_ask(self);
         return;
     }
-    if (!schedule_is_due(&kind) || !claim_try()) {
+    bool due = schedule_is_due(&kind);
+    if (!due || !claim_try()) {
+        if (!due)
+            schedule_ask(self);
         come_again(self);
         return;
     }

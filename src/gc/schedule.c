@@ -21,9 +21,11 @@
 #include "gc/deep.h"
 
 enum {
-    NS_FIRST = 40,       /* an object, until it has been measured */
-    OBJECTS_LEAST = 500, /* of one stop, however small the budget */
-    CAP_BALANCED = 256,  /* objects explored from one candidate */
+    NS_FIRST = 40,        /* an object, until it has been measured */
+    NS_SLICE_FIRST = 150, /* the same in a slice */
+    NS_SLICE_LEAST = 40,  /* phases have stretches that are fast, and then one that is not */
+    OBJECTS_LEAST = 500,  /* of one stop, however small the budget */
+    CAP_BALANCED = 256,   /* objects explored from one candidate */
     CAP_THROUGHPUT = 1024,
     BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
     GROWN_OBJECTS = 50000,  /* growth beyond double that is let pass */
@@ -45,13 +47,16 @@ static uint32_t disabled;      /* [atomic] how many times */
 static uint64_t
     not_before[3]; /* [atomic] time of the next young and old one, and of the next slice */
 
+static uint64_t rest_until; /* [atomic] before that none of any kind */
+
 static mutex settings = MUTEX_INIT; /* who changes what follows */
 static uint64_t first = 2000;       /* setting; 0: never */
 static unsigned percent = 25;       /* setting */
 static uint64_t threshold = 2000;   /* in force for young collections */
 static uint32_t policy = OURO_GC_BALANCED;
 static uint64_t budget_ns = 500000;
-static uint64_t speeds[3] = {NS_FIRST, NS_FIRST, NS_FIRST}; /* ns an object: young, old, slices */
+/* ns an object: young, old, slices by phase */
+static uint64_t speeds[OURO_GC_DEEP + DEEP_PHASES] = {NS_FIRST, NS_FIRST};
 static bool draining; /* old collections go on until few candidates are left */
 static bool deep_due;
 static size_t objects_when_begun, bytes_when_begun; /* what there was at its beginning */
@@ -110,7 +115,9 @@ static bool has_grown(void)
 
 static bool deep_is_wanted(void)
 {
-    return deep_is_under_way() || load_relaxed(&deep_due) || (has_grown() && sets_cut_count());
+    /* Most of what it has grown by may be new, and not have been looked at: that comes first. */
+    return deep_is_under_way() || load_relaxed(&deep_due) ||
+           (has_grown() && sets_cut_count() && above_zero(&net) < above_zero(&live) / 2);
 }
 
 static bool young_is_wanted(void)
@@ -131,7 +138,8 @@ bool schedule_is_enabled(void)
     return load_relaxed(&first) != 0 && load_relaxed(&disabled) == 0;
 }
 
-bool schedule_is_due(ouro_gc_kind *kind)
+/* Whether one is due, or will be when the rest of all is over; that is soon. */
+static bool is_due(ouro_gc_kind *kind, bool now_only)
 {
     if (!schedule_is_enabled())
         return false;
@@ -144,19 +152,31 @@ bool schedule_is_due(ouro_gc_kind *kind)
         return false;
 
     uint64_t now = os_now_ns();
+    if (now_only && now < load_relaxed(&rest_until))
+        return false;
+    /* Of those that are due the one that has waited longest: none is to keep another one from its turn. */
+    uint64_t earliest = UINT64_MAX;
     for (int i = 0; i < 3; i++) {
-        *kind = (ouro_gc_kind)i;
-        if (wanted[i] && now >= load_relaxed(&not_before[i]))
-            return true;
+        uint64_t since = load_relaxed(&not_before[i]);
+
+        if (wanted[i] && now >= since && since < earliest) {
+            earliest = since;
+            *kind = (ouro_gc_kind)i;
+        }
     }
-    return false;
+    return earliest != UINT64_MAX;
+}
+
+bool schedule_is_due(ouro_gc_kind *kind)
+{
+    return is_due(kind, true);
 }
 
 void schedule_ask(struct seat *self)
 {
     ouro_gc_kind kind;
 
-    if (!(load_relaxed(&self->word) & SEAT_COLLECT) && schedule_is_due(&kind))
+    if (!(load_relaxed(&self->word) & SEAT_COLLECT) && is_due(&kind, false))
         /* [S1] nothing hangs on it: only this thread takes COLLECT out */
         fetch_or_acq_rel(&self->word, SEAT_COLLECT);
 }
@@ -231,6 +251,16 @@ static uint64_t budget_in_force(void)
     return load_relaxed(&policy) == OURO_GC_LOW_PAUSE ? budget / 4 : budget;
 }
 
+static uint64_t speed_of(size_t index)
+{
+    uint64_t ns = load_relaxed(&speeds[index]);
+
+    return index < OURO_GC_DEEP  ? ns
+           : ns == 0             ? NS_SLICE_FIRST
+           : ns < NS_SLICE_LEAST ? NS_SLICE_LEAST
+                                 : ns;
+}
+
 static size_t objects_in_budget(uint64_t ns_each)
 {
     uint64_t objects = budget_in_force() / (ns_each ? ns_each : 1);
@@ -245,7 +275,8 @@ struct sets_limit schedule_limit(ouro_gc_kind kind)
     if (load_relaxed(&policy) == OURO_GC_THROUGHPUT)
         return limit;
     limit.cap = CAP_BALANCED;
-    limit.objects = objects_in_budget(load_relaxed(&speeds[kind]));
+    limit.objects =
+        objects_in_budget(speed_of(kind == OURO_GC_DEEP ? kind + deep_phase() : (unsigned)kind));
     return limit;
 }
 
@@ -262,16 +293,16 @@ struct sets_limit schedule_limit_forced(ouro_gc_kind kind)
 
 static void learn_speed(const struct schedule_result *result)
 {
-    uint64_t *speed = &speeds[result->kind];
+    uint64_t *speed = &speeds[result->kind + result->phase];
 
     if (result->looked < OBJECTS_LEAST / 2)
         return;
     uint64_t now = result->pause_ns / result->looked;
-    uint64_t before = load_relaxed(speed);
+    uint64_t before = speed_of(result->kind + result->phase);
     /* Slower counts at once, faster in small steps. A pause may be long because somebody else had the processor. */
     if (now > 2 * before)
         now = 2 * before;
-    store_relaxed(speed, now > before ? now : (7 * before + now) / 8 + 1);
+    store_relaxed(speed, now > before ? now : (3 * before + now) / 4 + 1);
 }
 
 static unsigned yield_of(const struct schedule_result *result)
@@ -369,6 +400,18 @@ static void after_old_locked(const struct schedule_result *result)
     }
 }
 
+/* Each kind has its rests; one after the other they could leave the program nothing. So it has as long as the stop took, but after
+ * a young one that did what it is for. */
+static void rest_after_all(const struct schedule_result *result)
+{
+    uint64_t most = 2 * budget_in_force();
+    bool worth = result->kind == OURO_GC_YOUNG && yield_of(result) >= YIELD_HIGH && !sets_has_new();
+
+    if (!result->automatic || worth || load_relaxed(&policy) == OURO_GC_THROUGHPUT)
+        return;
+    store_relaxed(&rest_until, os_now_ns() + (result->pause_ns < most ? result->pause_ns : most));
+}
+
 void schedule_collected(const struct schedule_result *result)
 {
     add(&net, -result->net_new);
@@ -391,6 +434,7 @@ void schedule_collected(const struct schedule_result *result)
             store_relaxed(&net_bytes, (int64_t)0);
         after_old_locked(result);
     }
+    rest_after_all(result);
     mutex_unlock(&settings);
 }
 
@@ -437,6 +481,7 @@ void ouro_gc_set_threshold(size_t objects, unsigned percentage)
     store_relaxed(&not_before[0], (uint64_t)0);
     store_relaxed(&not_before[1], (uint64_t)0);
     store_relaxed(&not_before[2], (uint64_t)0);
+    store_relaxed(&rest_until, (uint64_t)0);
     mutex_unlock(&settings);
 }
 

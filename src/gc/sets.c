@@ -32,7 +32,9 @@ struct pages {
 };
 
 /* [stopped] */
-static struct pages new_pages;   /* linked by new_next */
+static struct pages
+    recent; /* linked by new_next: pages of which blocks have been handed out since the last time, or still are */
+static struct pages new_pages;   /* linked by new_next: those of before that a limit left over */
 static struct pages noted_pages; /* linked by noted_next */
 static struct page *cut_pages;   /* linked by cut_next */
 static struct page
@@ -82,7 +84,7 @@ static void take_dirty(void)
 
     while ((page = dirty_new) != NULL) {
         dirty_new = page->new_next;
-        append_new(&new_pages, page);
+        append_new(&recent, page);
     }
     while ((page = dirty_noted) != NULL) {
         dirty_noted = page->noted_next;
@@ -175,38 +177,52 @@ static void is_through_new(struct pages *open, struct page *page)
         page->in_new = false;
 }
 
-static void put_back_new(struct pages *open)
+/* The recent ones behind those of before. */
+static void leave_recent(void)
 {
-    struct page *page;
-
-    while ((page = take_new(open)) != NULL)
-        append_new(&new_pages, page);
+    if (!recent.first)
+        return;
+    *(new_pages.last ? &new_pages.last->new_next : &new_pages.first) = recent.first;
+    new_pages.last = recent.last;
+    recent.first = recent.last = NULL;
 }
 
-size_t sets_young(struct trial *trial, const struct sets_limit *limit)
+static void look_at_new(struct trial *trial, struct pages *list, size_t limit, size_t *looked,
+                        struct pages *open)
 {
-    struct pages open = {NULL, NULL};
     struct page *page;
-    size_t looked = 0;
 
-    take_dirty();
-    trial->keep = KEEP_YOUNG;
-    while (looked < limit->objects && (page = take_new(&new_pages)) != NULL) {
+    while (*looked < limit && (page = take_new(list)) != NULL) {
         if (sets_page_in_use(page)) {
             size_t found = trial->members;
 
             each_new(trial, page, add_new);
             found = trial->members - found;
-            looked += found + page_object_count(page) / 16; /* others are passed over fast */
+            *looked += found + page_object_count(page) / 16; /* others are passed over fast */
             /* Blocks that are still to be handed out would become new objects behind our back; if none did since the last
              * time, they are put back. */
             if (found == 0)
                 heap_unhand(page);
         }
-        is_through_new(&open, page);
+        is_through_new(open, page);
     }
+}
+
+/* What has just been made is mostly garbage, so it has half of the limit though others have waited longer: behind a million new
+ * objects that live it would pile up. */
+size_t sets_young(struct trial *trial, const struct sets_limit *limit)
+{
+    struct pages open = {NULL, NULL};
+    size_t looked = 0;
+
+    take_dirty();
+    trial->keep = KEEP_YOUNG;
+    look_at_new(trial, &recent, new_pages.first ? (limit->objects + 1) / 2 : limit->objects,
+                &looked, &open);
+    leave_recent();
+    look_at_new(trial, &new_pages, limit->objects, &looked, &open);
     store_relaxed(&young_left, new_pages.first != NULL);
-    put_back_new(&open);
+    recent = open;
     trial_count(trial);
     return looked;
 }
@@ -460,12 +476,13 @@ static void leave_new_pages(void (*step)(struct trial *trial, ouro_object *o), s
     struct pages open = {NULL, NULL};
     struct page *page;
 
+    leave_recent();
     while ((page = take_new(&new_pages)) != NULL) {
         if (sets_page_in_use(page))
             each_new(trial, page, step);
         is_through_new(&open, page);
     }
-    put_back_new(&open);
+    recent = open;
     store_relaxed(&young_left, false);
 }
 
