@@ -220,7 +220,7 @@ static void store_locked(int from, int r, int to)
 /* What needs all other threads to pass safepoints. */
 static void stop(uint8_t what, uint8_t a, uint8_t b)
 {
-    struct sets_limit limit = {1 + a % 32u, 1 + b % 16u};
+    struct sets_limit limit = {1 + a % 32u, 1 + b % 16u, 0};
 
     switch (what % 8) {
     case 0:

@@ -63,7 +63,7 @@ static inline void forget(void)
 
 static inline void set_limit(size_t objects)
 {
-    struct sets_limit limit = {objects, 256};
+    struct sets_limit limit = {objects, 256, 0};
 
     collect_set_limits(&limit);
 }

@@ -287,12 +287,13 @@ static size_t most_looked_at(ouro_gc_policy policy, size_t length)
 
 Test(deep, automatic_balanced)
 {
-    cr_assert_leq(most_looked_at(OURO_GC_BALANCED, LONG), 100000);
+    /* Each of them is looked at three times and more, and its two references; by time, so how many in one depends on the machine. */
+    cr_assert_lt(most_looked_at(OURO_GC_BALANCED, LONG), LONG);
 }
 
 Test(deep, automatic_low_pause)
 {
-    cr_assert_leq(most_looked_at(OURO_GC_LOW_PAUSE, LONG / 4), 30000);
+    cr_assert_lt(most_looked_at(OURO_GC_LOW_PAUSE, LONG / 4), LONG / 4);
 }
 
 /* The policy changes in the middle: it is given up for one that has no limit. */

@@ -270,7 +270,7 @@ static void set_limits(void)
 {
     static const uint32_t caps[] = {[CUT] = 8, [GUESSED] = 2};
     uint32_t cap = model.way == CUT || model.way == GUESSED ? 1 + below(caps[model.way]) : 256;
-    struct sets_limit limit = {1 + below(20), cap};
+    struct sets_limit limit = {1 + below(20), cap, 0};
 
     collect_set_limits(model.way == GENEROUS || below(8) == 0 ? NULL : &limit);
 }

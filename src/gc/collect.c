@@ -238,7 +238,6 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
     case OURO_GC_DEEP:
         if (result->slice) {
             result->begun = !deep_is_under_way();
-            result->phase = deep_phase();
             deep_slice(trial, limit, &slice);
             result->looked = slice.looked;
             result->net_new = (int64_t)slice.fresh;
@@ -331,12 +330,12 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     return trial;
 }
 
-static const struct sets_limit no_limit = {SIZE_MAX, SIZE_MAX};
+static const struct sets_limit no_limit = {SIZE_MAX, SIZE_MAX, 0};
 static struct sets_limit set_limit; /* by a test; 0 objects: none was set */
 
 void collect_set_limits(const struct sets_limit *limit)
 {
-    set_limit = limit ? *limit : (struct sets_limit){0, 0};
+    set_limit = limit ? *limit : (struct sets_limit){0};
 }
 
 static struct sets_limit limit_in_force(ouro_gc_kind kind)

@@ -30,11 +30,14 @@
  */
 #include "gc/deep.h"
 
+#include "base/os.h"
 #include "gc/schedule.h"
 #include "thread/world.h"
 
 enum {
     ROOT = SCRATCH_OWN,  /* it was a candidate */
+    STEP_OBJECTS = 1000, /* from one look at the clock to the next */
+    PROOF_NS = 50,       /* for an object of the proof, about */
     END_OBJECTS = 20000, /* that one stop of deep_end() looks at */
     ROUNDS = 2,          /* of making sums anew */
 };
@@ -63,12 +66,6 @@ static struct {
 bool deep_is_under_way(void)
 {
     return load_relaxed(&phase) != NONE;
-}
-
-unsigned deep_phase(void)
-{
-    static_assert((int)SUMS < (int)DEEP_PHASES, "the schedule has a speed for each");
-    return (unsigned)load_relaxed(&phase);
 }
 
 static void go_on_with(enum phase next)
@@ -475,35 +472,57 @@ static bool go_on(const struct sets_limit *limit, bool first)
     }
 }
 
-/* As far as the limit allows. */
-static void go_on_to_limit(struct trial *trial, const struct sets_limit *limit)
+/* Whether the proof is short enough for the rest of this slice, or for one of its own. */
+static bool proof_fits(const struct sets_limit *limit, uint64_t left_ns)
+{
+    if (limit->ns)
+        return members <= left_ns / PROOF_NS;
+    return pass.slice->looked + members <= limit->objects;
+}
+
+/* Up to so many objects. True: the slice is over. */
+static bool go_on_to(struct trial *trial, const struct sets_limit *limit, size_t objects,
+                     bool first, uint64_t end)
 {
     static const enum phase next[] = {
         [ROOTS] = CLOSURE, [CLOSURE] = HELD, [AGAIN] = SUMS, [SUMS] = HELD};
-    bool first = phase == NONE;
+    const struct sets_limit step = {.objects = objects};
 
-    if (first)
-        go_on_with(ROOTS);
-    while (go_on(limit, first)) {
+    while (go_on(&step, first)) {
         if (phase != HELD) {
             go_on_with(next[phase]);
-        } else if (members > limit->objects && rounds < ROUNDS) {
+            continue;
+        }
+        uint64_t now = limit->ns ? os_now_ns() : 0;
+        if (rounds < ROUNDS && members > (limit->ns ? limit->ns / PROOF_NS : limit->objects)) {
             rounds++;
             go_on_with(AGAIN);
-        } else {
-            /* It is one stop, however many there are: not at the end of one that has done much. */
-            if (pass.slice->looked == 0 || pass.slice->looked + members <= limit->objects)
-                prove(trial);
-            return;
+            continue;
         }
+        /* It is one stop, however many there are: not at the end of one that has done much. */
+        if (pass.slice->looked == 0 || proof_fits(limit, now < end ? end - now : 0))
+            prove(trial);
+        return true;
     }
+    return pass.slice->looked >= limit->objects;
 }
 
 void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep_slice *slice)
 {
+    uint64_t end = limit->ns ? os_now_ns() + limit->ns : UINT64_MAX;
+    bool first = phase == NONE, over;
+
     *slice = (struct deep_slice){0};
     pass.visitor.fields = look_at_fields;
     pass.slice = slice;
-    go_on_to_limit(trial, limit);
+    if (first)
+        go_on_with(ROOTS);
+    do {
+        size_t left = limit->objects - slice->looked;
+        size_t step = limit->ns && left > STEP_OBJECTS ? STEP_OBJECTS : left;
+
+        over = go_on_to(trial, limit, slice->looked + step, first, end);
+        first = false;
+    } while (!over && (!limit->ns || os_now_ns() < end));
     slice->members = members;
 }

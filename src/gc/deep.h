@@ -15,10 +15,6 @@ struct deep_slice {
 /* One is under way: no collection but a young one may be made before deep_end(). By who has the claim; by others, roughly. */
 bool deep_is_under_way(void);
 
-/* In which phase the next slice begins: they take different times for an object. By anyone, roughly. */
-enum { DEEP_PHASES = 6 };
-unsigned deep_phase(void);
-
 /* In a stopped world: goes on until the limit is reached, or begins. In the last slice it makes the set of what is presumed to
  * be garbage, with the references inside counted; in all others that set is empty. The caller has it tried. */
 void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep_slice *slice);

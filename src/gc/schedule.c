@@ -21,11 +21,9 @@
 #include "gc/deep.h"
 
 enum {
-    NS_FIRST = 40,        /* an object, until it has been measured */
-    NS_SLICE_FIRST = 150, /* the same in a slice */
-    NS_SLICE_LEAST = 40,  /* phases have stretches that are fast, and then one that is not */
-    OBJECTS_LEAST = 500,  /* of one stop, however small the budget */
-    CAP_BALANCED = 256,   /* objects explored from one candidate */
+    NS_FIRST = 40,       /* an object, until it has been measured */
+    OBJECTS_LEAST = 500, /* of one stop, however small the budget */
+    CAP_BALANCED = 256,  /* objects explored from one candidate */
     CAP_THROUGHPUT = 1024,
     BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
     GROWN_OBJECTS = 50000,  /* growth beyond double that is let pass */
@@ -55,9 +53,9 @@ static unsigned percent = 25;       /* setting */
 static uint64_t threshold = 2000;   /* in force for young collections */
 static uint32_t policy = OURO_GC_BALANCED;
 static uint64_t budget_ns = 500000;
-/* ns an object: young, old, slices by phase */
-static uint64_t speeds[OURO_GC_DEEP + DEEP_PHASES] = {NS_FIRST, NS_FIRST};
-static bool draining; /* old collections go on until few candidates are left */
+static uint64_t speeds[2] = {NS_FIRST,
+                             NS_FIRST}; /* ns an object: young, old; slices look at the clock */
+static bool draining;                   /* old collections go on until few candidates are left */
 static bool deep_due;
 static size_t objects_when_begun, bytes_when_begun; /* what there was at its beginning */
 static size_t soft_limit;                           /* 0: none */
@@ -251,16 +249,6 @@ static uint64_t budget_in_force(void)
     return load_relaxed(&policy) == OURO_GC_LOW_PAUSE ? budget / 4 : budget;
 }
 
-static uint64_t speed_of(size_t index)
-{
-    uint64_t ns = load_relaxed(&speeds[index]);
-
-    return index < OURO_GC_DEEP  ? ns
-           : ns == 0             ? NS_SLICE_FIRST
-           : ns < NS_SLICE_LEAST ? NS_SLICE_LEAST
-                                 : ns;
-}
-
 static size_t objects_in_budget(uint64_t ns_each)
 {
     uint64_t objects = budget_in_force() / (ns_each ? ns_each : 1);
@@ -270,13 +258,17 @@ static size_t objects_in_budget(uint64_t ns_each)
 
 struct sets_limit schedule_limit(ouro_gc_kind kind)
 {
-    struct sets_limit limit = {SIZE_MAX, CAP_THROUGHPUT};
+    struct sets_limit limit = {SIZE_MAX, CAP_THROUGHPUT, 0};
 
     if (load_relaxed(&policy) == OURO_GC_THROUGHPUT)
         return limit;
     limit.cap = CAP_BALANCED;
-    limit.objects =
-        objects_in_budget(speed_of(kind == OURO_GC_DEEP ? kind + deep_phase() : (unsigned)kind));
+    if (kind == OURO_GC_DEEP) {
+        limit.objects = SIZE_MAX - 1;
+        limit.ns = budget_in_force();
+    } else {
+        limit.objects = objects_in_budget(load_relaxed(&speeds[kind]));
+    }
     return limit;
 }
 
@@ -286,6 +278,7 @@ struct sets_limit schedule_limit_forced(ouro_gc_kind kind)
 
     if (limit.objects != SIZE_MAX)
         limit.objects = objects_in_budget(NS_FIRST);
+    limit.ns = 0;
     return limit;
 }
 
@@ -293,16 +286,16 @@ struct sets_limit schedule_limit_forced(ouro_gc_kind kind)
 
 static void learn_speed(const struct schedule_result *result)
 {
-    uint64_t *speed = &speeds[result->kind + result->phase];
+    uint64_t *speed = &speeds[result->kind];
 
     if (result->looked < OBJECTS_LEAST / 2)
         return;
     uint64_t now = result->pause_ns / result->looked;
-    uint64_t before = speed_of(result->kind + result->phase);
+    uint64_t before = load_relaxed(speed);
     /* Slower counts at once, faster in small steps. A pause may be long because somebody else had the processor. */
     if (now > 2 * before)
         now = 2 * before;
-    store_relaxed(speed, now > before ? now : (3 * before + now) / 4 + 1);
+    store_relaxed(speed, now > before ? now : (7 * before + now) / 8 + 1);
 }
 
 static unsigned yield_of(const struct schedule_result *result)
@@ -417,7 +410,7 @@ void schedule_collected(const struct schedule_result *result)
     add(&net, -result->net_new);
     fetch_add_relaxed(&candidates, (int64_t)result->put);
     mutex_lock(&settings);
-    if (result->kind <= OURO_GC_OLD || result->slice)
+    if (result->kind <= OURO_GC_OLD)
         learn_speed(result);
     if (result->slice) {
         after_slice_locked(result);

@@ -50,7 +50,6 @@ struct schedule_result {
     bool slice;     /* of a deep one */
     size_t guessed; /* objects that are part of that */
     bool begun;     /* it has been begun by this slice */
-    unsigned phase; /* in which that was at the beginning */
     bool under_way; /* a deep one is */
 };
 void schedule_collected(const struct schedule_result *result);

@@ -30,7 +30,8 @@ static inline bool sets_is_candidate(const ouro_object *o)
 /* Limits of one stop, in objects looked at; SIZE_MAX: none. */
 struct sets_limit {
     size_t objects;
-    size_t cap; /* objects that are explored from one candidate */
+    size_t cap;  /* objects that are explored from one candidate */
+    uint64_t ns; /* of a slice: time; 0: no limit */
 };
 
 /* Each makes the set, with the references inside counted, and returns how many objects it has looked at. */
