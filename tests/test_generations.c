@@ -701,7 +701,7 @@ Test(generations, young_stops_keep_to_their_limit)
     struct node *chain = chain_new(COUNT);
     size_t examined = 0, stops = 0;
 
-    collect_set_limits(&(struct sets_limit){LIMIT, 256});
+    collect_set_limits(&(struct sets_limit){LIMIT, 256, 0});
     do {
         cr_assert_eq(collect_kind(OURO_GC_YOUNG), 0);
         cr_assert_leq(last_info.candidates, LIMIT + page_nodes());
@@ -728,7 +728,7 @@ Test(generations, old_stops_keep_to_their_limit)
         (ouro_decref)(i % 2 ? (ouro_incref)(array->items[i]) : array->items[i]);
     for (int i = 0; i < COUNT; i += 2)
         array->items[i] = NULL;
-    collect_set_limits(&(struct sets_limit){LIMIT, 256});
+    collect_set_limits(&(struct sets_limit){LIMIT, 256, 0});
     for (size_t found = 0; found < COUNT; stops++) {
         found += collect_kind(OURO_GC_OLD);
         cr_assert_leq(last_info.candidates, LIMIT + 256);
@@ -750,7 +750,7 @@ Test(generations, a_small_cap)
     struct node *chain = chain_new(10), *ring = ring_new(10);
 
     settle();
-    collect_set_limits(&(struct sets_limit){1000, 5});
+    collect_set_limits(&(struct sets_limit){1000, 5, 0});
     ouro_decref(ouro_incref(chain));
     ouro_decref(ring);
     cr_assert_eq(collect_kind(OURO_GC_OLD), 0);

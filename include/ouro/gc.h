@@ -167,8 +167,8 @@ OURO_API uint64_t ouro_gc_get_pause_budget(void);
 
 /*
  * Deep and full collections of many objects are shared with threads that wait for them to end: those stopped at a safepoint or
- * waiting to attach, not detached ones. `most` of them help, 15 at the most; 0: none. At first as many as there are processors,
- * less one, but 7 at the most. They run `visit` functions, for different objects at the same time; the threads
+ * waiting to attach, not detached ones. `most` of them help, 15 at the most; 0, as at first: none. With two
+ * processors one helper makes such a collection slower, not faster: measure before you ask for them. They run `visit` functions, for different objects at the same time; the threads
  * of the library's own are none of them. A fork keeps the number. Any thread; never a safepoint.
  */
 OURO_API void ouro_gc_set_helpers(unsigned most);

@@ -35,7 +35,6 @@
 #include <limits.h>
 
 enum {
-    HELPERS_FIRST = 7, /* at most, unless it is set */
     LEAST_FIRST = 50000,
     MAPS = PIECES / 64,
 
@@ -48,16 +47,16 @@ enum {
     ASLEEP_ONE = 1 << 8,
     PUT_ONE = 1 << 16,
 };
-#define HELPERS_AUTO UINT32_MAX
 
-static uint32_t most = HELPERS_AUTO; /* setting; relaxed: a number */
-static size_t least = LEAST_FIRST;   /* by a test */
-static void (*opened)(void);         /* by a test */
-static void (*coming)(void);         /* by a test; read with the gate open */
-static unsigned limit;            /* helpers of this pass; [collector] before it opens the gate */
-static parallel_work *pass;       /* the same */
-static alignas(64) uint32_t gate; /* [atomic] [P1] */
-static alignas(64) uint32_t crew; /* [atomic] [P2] */
+static uint32_t
+    most; /* setting; relaxed: a number. None at first: see docs/internals/parallel.md for what they cost */
+static size_t least = LEAST_FIRST; /* by a test */
+static void (*opened)(void);       /* by a test */
+static void (*coming)(void);       /* by a test; read with the gate open */
+static unsigned limit;             /* helpers of this pass; [collector] before it opens the gate */
+static parallel_work *pass;        /* the same */
+static alignas(64) uint32_t gate;  /* [atomic] [P1] */
+static alignas(64) uint32_t crew;  /* [atomic] [P2] */
 static alignas(64) uint64_t full[MAPS]; /* [atomic] [P3] */
 static uint64_t
     in_use[MAPS]; /* [atomic] [P3] the complement of `unused`: all are unused at first */
@@ -82,12 +81,7 @@ void ouro_gc_set_helpers(unsigned helpers)
 
 unsigned ouro_gc_get_helpers(void)
 {
-    uint32_t helpers = load_relaxed(&most);
-
-    if (helpers != HELPERS_AUTO)
-        return helpers;
-    helpers = os_processors() - 1;
-    return helpers < HELPERS_FIRST ? helpers : HELPERS_FIRST;
+    return load_relaxed(&most);
 }
 
 void parallel_set_least(size_t objects)
