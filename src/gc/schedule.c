@@ -266,7 +266,7 @@ struct sets_limit schedule_limit(ouro_gc_kind kind)
     if (kind == OURO_GC_DEEP) {
         limit.objects = SIZE_MAX - 1;
         limit.ns = budget_in_force();
-    } else {
+    } else if (kind <= OURO_GC_OLD) {
         limit.objects = objects_in_budget(load_relaxed(&speeds[kind]));
     }
     return limit;
