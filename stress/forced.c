@@ -758,6 +758,7 @@ int main(int argc, char **argv)
     stress_value("full", of_kind[3]);
     stress_event(EVENT_FINALIZED, 1);
     stress_event(EVENT_STOP, 2);
+    stress_event(EVENT_SLICE, 1);
     stress_end();
     return 0;
 }

@@ -43,6 +43,7 @@ static const char *const event_names[EVENT_COUNT] = {
     [EVENT_RESCAN] = "rescan",
     [EVENT_COLLECT] = "collect",
     [EVENT_VERIFIED] = "verified",
+    [EVENT_SLICE] = "slice",
     [EVENT_HELP] = "help",
     [EVENT_HELP_LATE] = "help_late",
     [EVENT_HELP_PIECE] = "help_piece",

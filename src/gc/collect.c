@@ -323,6 +323,8 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     info.total_ns = os_now_ns() - start;
     add_up(&info);
     seat_event(self, EVENT_COLLECT);
+    if (result.slice && result.under_way)
+        seat_event(self, EVENT_SLICE);
     if (OURO_UNLIKELY(debugging & OURO_GC_PRINT_STATS))
         debug_print_stats(&info);
     call_back(self, &info);
