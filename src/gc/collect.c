@@ -362,7 +362,7 @@ static void collect_all_due(struct seat *self)
 static void come_again(struct seat *self)
 {
     if (deep_is_under_way() && load_relaxed(&slicer) == self->id && schedule_is_enabled())
-        /* [S1] nothing hangs on it: COLLECT is set and cleared by this thread alone */
+        /* [S1] nothing hangs on it: only this thread takes COLLECT out */
         fetch_or_acq_rel(&self->word, SEAT_COLLECT);
 }
 

@@ -23,6 +23,8 @@
 
 #include "gc/parallel.h"
 
+#include <ouro/gc.h>
+
 #include <stdalign.h>
 
 enum {
@@ -338,8 +340,9 @@ static unsigned helpers_of_heap(const struct seat *self)
 
 bool helped_walk(struct trial *trial, uint8_t mask, uint8_t want)
 {
+    if (!ouro_gc_get_helpers())
+        return false; /* the pages need not be counted */
     unsigned helpers = helpers_of_heap(trial->self);
-
     if (!helpers)
         return false;
     mask_now = mask;
@@ -384,17 +387,11 @@ static inline bool claim_to_mark(struct worker *w, ouro_object *o)
     return true;
 }
 
-static inline bool never_dies(const ouro_object *o)
-{
-    return (load_relaxed(&o->ouro.shared) & OURO_IMMORTAL) ||
-           OURO_OWNED_ID(load_relaxed(&o->ouro.owned)) == OURO_ID_IMMORTAL;
-}
-
 static inline bool claim_to_add(struct worker *w, ouro_object *o)
 {
     uint32_t none = 0;
 
-    if (load_relaxed(&o->ouro.gc) || (o->ouro.flags & EXCLUDED) || never_dies(o))
+    if (load_relaxed(&o->ouro.gc) || (o->ouro.flags & EXCLUDED) || trial_is_immortal(o))
         return false;
     struct page *page = page_of(o);
     uint64_t *word = &page_condemned(page)[granule_of(o) / 64];

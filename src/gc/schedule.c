@@ -303,16 +303,22 @@ static unsigned yield_of(const struct schedule_result *result)
     return result->members ? (unsigned)(result->garbage * 100 / result->members) : 100;
 }
 
-/* So many times the pause has to pass before the next one. A pause far over the budget was not ours: somebody else had
- * the processor, and that is no reason to rest for seconds. */
+/* A pause far over the budget was not ours: somebody else had the processor, and that is no reason to rest for seconds. */
+static uint64_t pause_that_counts(uint64_t pause_ns)
+{
+    uint64_t most = 2 * budget_in_force();
+
+    return pause_ns < most ? pause_ns : most;
+}
+
+/* So many times the pause has to pass before the next one. */
 static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
 {
     uint32_t how = load_relaxed(&policy);
     uint64_t times = yield >= YIELD_HIGH ? 0 : yield >= YIELD_LOW ? 4 : 19;
-    uint64_t most = 2 * budget_in_force();
 
-    if (how != OURO_GC_THROUGHPUT && pause_ns > most)
-        pause_ns = most;
+    if (how != OURO_GC_THROUGHPUT)
+        pause_ns = pause_that_counts(pause_ns);
     /* Behind many objects that live there may be many that don't. */
     if (times > 1 && has_grown())
         times = 1;
@@ -344,8 +350,6 @@ static void after_young_locked(const struct schedule_result *result)
 static void after_slice_locked(const struct schedule_result *result)
 {
     uint64_t times = load_relaxed(&policy) == OURO_GC_LOW_PAUSE ? 9 : 4;
-    uint64_t most = 2 * budget_in_force();
-    uint64_t pause = result->pause_ns < most ? result->pause_ns : most;
 
     add(&candidates, -(int64_t)result->taken);
     if (result->begun) {
@@ -356,7 +360,8 @@ static void after_slice_locked(const struct schedule_result *result)
         above_zero(&live) > objects_when_begun / 2 * 3 + GROWN_OBJECTS / 2 ||
         used_bytes() > bytes_when_begun / 2 * 3 + GROWN_BYTES / 2)
         times = 0;
-    store_relaxed(&not_before[OURO_GC_DEEP], os_now_ns() + times * pause);
+    store_relaxed(&not_before[OURO_GC_DEEP],
+                  os_now_ns() + times * pause_that_counts(result->pause_ns));
     if (result->under_way)
         return;
     store_relaxed(&deep_due, false);
@@ -397,12 +402,11 @@ static void after_old_locked(const struct schedule_result *result)
  * a young one that did what it is for. */
 static void rest_after_all(const struct schedule_result *result)
 {
-    uint64_t most = 2 * budget_in_force();
     bool worth = result->kind == OURO_GC_YOUNG && yield_of(result) >= YIELD_HIGH && !sets_has_new();
 
     if (!result->automatic || worth || load_relaxed(&policy) == OURO_GC_THROUGHPUT)
         return;
-    store_relaxed(&rest_until, os_now_ns() + (result->pause_ns < most ? result->pause_ns : most));
+    store_relaxed(&rest_until, os_now_ns() + pause_that_counts(result->pause_ns));
 }
 
 void schedule_collected(const struct schedule_result *result)

@@ -312,6 +312,21 @@ static void mark_cut(struct page *page, const ouro_object *o)
     }
 }
 
+/* The page that was cut last, no longer in the list; NULL: there is none. */
+static struct page *take_cut(void)
+{
+    struct page *page;
+
+    while ((page = cut_pages) != NULL) {
+        cut_pages = page->cut_next;
+        page->in_cut = false;
+        if (sets_page_in_use(page))
+            break;
+        map_empty(page_cut(page));
+    }
+    return page;
+}
+
 /* False: the limit was reached. Bits of what has died are looked at, too, so they count. */
 static bool explore_page(struct exploration *e, struct page *page, size_t limit, size_t *looked)
 {
@@ -498,14 +513,8 @@ static void leave_noted_pages(void (*each)(struct trial *trial, struct page *pag
         else
             map_empty(page_candidates(page));
     }
-    while ((page = cut_pages) != NULL) {
-        cut_pages = page->cut_next;
-        page->in_cut = false;
-        if (sets_page_in_use(page))
-            each(trial, page, page_cut(page));
-        else
-            map_empty(page_cut(page));
-    }
+    while ((page = take_cut()) != NULL)
+        each(trial, page, page_cut(page));
     store_relaxed(&cut_count, (size_t)0);
     store_relaxed(&old_left, false);
 }
@@ -572,21 +581,6 @@ void sets_full_done(void)
 }
 
 /* --- for a collection in slices ----------------------------------------------------------------------- */
-
-/* The page that was cut last, no longer in the list; NULL: there is none. */
-static struct page *take_cut(void)
-{
-    struct page *page;
-
-    while ((page = cut_pages) != NULL) {
-        cut_pages = page->cut_next;
-        page->in_cut = false;
-        if (sets_page_in_use(page))
-            break;
-        map_empty(page_cut(page));
-    }
-    return page;
-}
 
 /* It may be NEW, under a bit that was left by who died in its place: no young collection is to have it any more. */
 static void take_root(ouro_object *o, sets_root root)
