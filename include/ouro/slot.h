@@ -49,7 +49,7 @@ OURO_API void ouro_read_end_checked(void);
 
 /*
  * Between these two calls the thread uses what it has borrowed, and promises to pass no safepoint. Compiled with OURO_CHECK=1 a call
- * that is a safepoint ends the program there, with a sentence that names it; otherwise they are nothing. Scopes
+ * that is a safepoint, or would be one if it had to wait, ends the program there, with a sentence that names it; otherwise they are nothing. Scopes
  * nest. A thread that ends inside of one ends it. A stop by another thread waits for the next safepoint, as ever.
  * Attached; never a safepoint, can't fail.
  */
