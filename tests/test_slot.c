@@ -1052,3 +1052,38 @@ Test(slot, readers_and_a_writer)
     empty();
     cr_assert_eq(live_objects(), 0);
 }
+
+/* --- misuse -------------------------------------------------------------------------------------------- */
+
+static void retire_nothing(void)
+{
+    if ((ouro_retire)(NULL))
+        return;
+}
+
+static void free_an_object_later(void)
+{
+    if (ouro_free_deferred(leaf_new(1)))
+        return;
+}
+
+static void store_detached(void)
+{
+    ouro_slot one = {NULL};
+
+    ouro_detach();
+    if (ouro_slot_clear(&one))
+        return;
+}
+
+Test(slot, misuse)
+{
+    char text[400];
+
+    cr_assert(aborts(retire_nothing, text, sizeof text));
+    cr_assert(strstr(text, "ouro_retire() of NULL: test the pointer first"), "%s", text);
+    cr_assert(aborts(free_an_object_later, text, sizeof text));
+    cr_assert(strstr(text, "references are retired by ouro_retire()"), "%s", text);
+    cr_assert(aborts(store_detached, text, sizeof text));
+    cr_assert(strstr(text, "ouro_slot_store() by the thread"), "%s", text);
+}
