@@ -128,14 +128,14 @@ Test(slot, an_empty_one)
     cr_assert_null(ouro_slot_borrow(&slot));
     cr_assert_null(ouro_slot_load(&slot));
     cr_assert_eq(ouro_slot_clear(&slot), OURO_OK);
-    cr_assert_eq(ouro_slot_exchange(&slot, (struct leaf *)NULL, &old), OURO_OK);
+    cr_assert_eq(ouro_slot_exchange(&slot, NULL, &old), OURO_OK);
     cr_assert_null(old);
     old = other;
-    cr_assert_eq(ouro_slot_take(&slot, (struct leaf *)NULL, &old), OURO_OK);
+    cr_assert_eq(ouro_slot_take(&slot, NULL, &old), OURO_OK);
     cr_assert_null(old);
-    cr_assert_eq(ouro_slot_store(&slot, (struct leaf *)NULL), OURO_OK);
-    cr_assert_eq(ouro_slot_compare_exchange(&slot, NULL, (struct leaf *)NULL), OURO_OK);
-    cr_assert_eq(ouro_slot_compare_exchange(&slot, other, (struct leaf *)NULL), OURO_BUSY);
+    cr_assert_eq(ouro_slot_store(&slot, NULL), OURO_OK);
+    cr_assert_eq(ouro_slot_compare_exchange(&slot, NULL, NULL), OURO_OK);
+    cr_assert_eq(ouro_slot_compare_exchange(&slot, other, NULL), OURO_BUSY);
     ouro_synchronize();
     cr_assert_eq(leaves_destroyed, 0);
     cr_assert_eq(ouro_refcount(other), 1);
@@ -288,7 +288,7 @@ Test(slot, compare_exchange)
     cr_assert_eq(leaves_destroyed, 0);
     ouro_synchronize();
     cr_assert_eq(leaves_destroyed, 1);
-    cr_assert_eq(ouro_slot_compare_exchange(&slot, second, (struct leaf *)NULL), OURO_OK);
+    cr_assert_eq(ouro_slot_compare_exchange(&slot, second, NULL), OURO_OK);
     cr_assert_null(ouro_slot_borrow(&slot));
     ouro_synchronize();
     cr_assert_eq(leaves_destroyed, 2);
@@ -870,7 +870,7 @@ Test(slot, synchronize_waits_for_whoever_is_attached)
         struct leaf *leaf = ouro_slot_load(&slot);
 
         put_leaf(&slot, i);
-        cr_assert_eq(ouro_slot_compare_exchange(&slot, leaf, (struct leaf *)NULL), OURO_BUSY);
+        cr_assert_eq(ouro_slot_compare_exchange(&slot, leaf, NULL), OURO_BUSY);
         cr_assert_eq(ouro_slot_exchange(&slot, leaf, &old), OURO_OK);
         cr_assert_eq(ouro_slot_take(&slot, leaf_new(i), &old), OURO_OK);
         cr_assert_eq(ouro_retire(old), OURO_OK);

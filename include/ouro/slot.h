@@ -186,8 +186,10 @@ template <class T> inline ouro_status ouro_retire(T *o)
 #endif
 
 #ifndef __cplusplus
-/* A pointer to any object, which may be NULL, but has the object's type. */
-#define OURO_OF_OR_NULL(p)               _Generic(&(p)->ouro, ouro_header * : (ouro_object *)(void *)(p))
+/* A pointer to any object, or a `void *`, as NULL is one. */
+#define OURO_OF_OR_NULL(p) \
+    _Generic(&_Generic((p), void *: (ouro_object *)0, default: (p))->ouro, ouro_header * : ( \
+        ouro_object *)(void *)(p))
 #define ouro_slot_store(slot, p)         (ouro_slot_store)((slot), OURO_OF_OR_NULL(p))
 #define ouro_slot_store_steal(slot, p)   (ouro_slot_store_steal)((slot), OURO_OF_OR_NULL(p))
 #define ouro_slot_exchange(slot, p, old) (ouro_slot_exchange)((slot), OURO_OF_OR_NULL(p), (old))
