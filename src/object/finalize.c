@@ -471,6 +471,7 @@ static void set_mode(ouro_finalizer_mode how)
 static ouro_status change_mode(ouro_finalizer_mode how, bool for_good)
 {
     ouro_status status = OURO_OK;
+    int cancel;
 
     mutex_lock(&queue);
     ouro_finalizer_mode before = (ouro_finalizer_mode)mode;
@@ -485,10 +486,13 @@ static ouro_status change_mode(ouro_finalizer_mode how, bool for_good)
     if (status != OURO_OK)
         return status;
 
+    /* Waiting for a thread is a cancellation point; the change has to come to its end. */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
     if (before == OURO_FINALIZE_IN_THREAD && how != before)
         end_thread();
     if (how == OURO_FINALIZE_IN_THREAD && how != before)
         status = start_thread();
+    pthread_setcancelstate(cancel, &cancel);
     set_mode(status == OURO_OK ? how : before);
     return status;
 }
