@@ -5,7 +5,8 @@
  *
  * The peers do the same with a pointer to a structure of the same 32 bytes: a bare atomic load, which is the
  * bound, since it could not tell when an object may be freed; QSBR of liburcu, if it is there; a mutex under
- * which the reader takes a count, as one does without any of this.  Readers pass a safepoint, or announce a
+ * which the reader takes a count, as one does without any of this; std::atomic<std::shared_ptr> of C++, if there is a
+ * compiler for it (shared_ptr.cc).  Readers pass a safepoint, or announce a
  * quiescent state, every 1,000 reads, the writer every 1,000 writes.
  */
 #include "bench.h"
@@ -314,6 +315,15 @@ static const struct method defer = {defer_enter, defer_leave, defer_quiet, rcu_r
 
 #endif
 
+/* --- C++ ---------------------------------------------------------------------------------------- */
+
+/* NULL if shared_ptr.cc could not be compiled. */
+uint64_t shared_ptr_read(size_t count) __attribute__((weak));
+void shared_ptr_write(uint64_t value) __attribute__((weak));
+
+static const struct method shared_ptr = {enter_nothing, nothing, nothing, shared_ptr_read,
+                                         shared_ptr_write};
+
 /* Frees what waits for a grace period, so that no run has another one's work to do. */
 static void settle(void)
 {
@@ -393,11 +403,15 @@ static const struct {
     const struct method *method;
     bool slow; /* by far: a fiftieth of the reads */
 } methods[] = {
-    {"a bare load, nothing is freed", &bare, false}, {"ouro_slot_borrow()", &borrow, false},
+    {"a bare load, nothing is freed", &bare, false},
+    {"ouro_slot_borrow()", &borrow, false},
 #if HAVE_URCU
-    {"liburcu QSBR, call_rcu()", &call, false},      {"liburcu QSBR, defer_rcu()", &defer, false},
+    {"liburcu QSBR, call_rcu()", &call, false},
+    {"liburcu QSBR, defer_rcu()", &defer, false},
 #endif
-    {"ouro_slot_load(), decref", &load, true},       {"mutex and count", &mutex, true},
+    {"ouro_slot_load(), decref", &load, true},
+    {"mutex and count", &mutex, true},
+    {"std::atomic<std::shared_ptr>", &shared_ptr, true},
 };
 
 enum { METHODS = sizeof methods / sizeof methods[0] };
@@ -418,6 +432,8 @@ static void compare_reads(const char *name, size_t readers, bool with_writer, ui
         if (methods[i].method == &defer && !with_writer) /* reads are the same */
             continue;
 #endif
+        if (!methods[i].method->read)
+            continue;
         tests[count] = (struct test){.method = methods[i].method,
                                      .readers = readers,
                                      .writer = with_writer,
@@ -508,7 +524,8 @@ static void compare_stores(void)
     size_t count = 0;
 
     for (size_t i = 0; i < METHODS; i++) {
-        if (methods[i].method == &load || methods[i].method == &bare) /* the same; nothing made */
+        if (methods[i].method == &load || methods[i].method == &bare || /* the same; nothing made */
+            !methods[i].method->write)
             continue;
         peers[count++] =
             (struct bench_peer){methods[i].method == &borrow ? "ouro_slot_store_steal()"
@@ -539,11 +556,14 @@ int main(int argc, char **argv)
     shared.locked = make_plain(1);
     shared.rcu = make_plain(1);
     ouro_write(1);
+    if (shared_ptr.write)
+        shared_ptr.write(1);
 
     compare_reads("read a field, one reader", 1, false, 0);
     compare_reads("read a field, two readers, each", 2, false, 0);
     compare_reads("read a field, replaced once a microsecond", 1, true, 1000);
     compare_reads("read a field, replaced all the time", 1, true, 0);
+    compare_reads("two readers, replaced all the time", 2, true, 0);
     compare_stores();
 
     if (ouro_slot_clear(&shared.slot))

@@ -440,7 +440,7 @@ static void make_many_and_sleep(void *argument)
 
 Test(death, a_sleeping_owner_keeps_no_memory)
 {
-    struct heap_owner owner = {.count = SCALE(100000, 20000)};
+    struct heap_owner owner = {.count = SCALE_MEMORY(1000000, 20000)};
     size_t start = live_objects();
     ouro_memory before, after;
 

@@ -673,6 +673,70 @@ Test(fork, frozen_before)
     expect_left(2047);
 }
 
+/* --- in a finalizer ---------------------------------------------------------------------------------------- */
+
+static atomic_int finalizer_child;
+static bool in_finalizer_child;
+
+static void end_well(void)
+{
+    _exit(in_finalizer_child ? 0 : 1);
+}
+
+/* The child lives on in here. When it has returned the thread is one like others: where it is the library's own it ends, and
+ * with it the process. */
+static void fork_in_finalizer(void *self)
+{
+    pid_t pid = fork();
+
+    (void)self;
+    if (pid == 0) {
+        in_finalizer_child = true;
+        alarm(CHILD_SECONDS);
+        IN_CHILD(ouro_finalizer_get_mode() == OURO_FINALIZE_AT_SAFEPOINTS);
+        make_and_drop(NULL);
+        if (UNDER_TSAN) /* in a child it falls over the end of a thread, too */
+            _exit(0);
+        IN_CHILD(atexit(end_well) == 0); /* before the handlers of the test's framework */
+        return;
+    }
+    atomic_store(&finalizer_child, pid);
+}
+
+static void drop_one_that_forks(void)
+{
+    static const ouro_type *type;
+
+    install();
+    CHECK(ouro_type_register(&(ouro_type_spec){.name = "forks",
+                                               .size = sizeof(struct leaf),
+                                               .finalize = fork_in_finalizer},
+                             &type) == OURO_OK);
+    struct leaf *leaf = ouro_new(type);
+    CHECK(leaf);
+    ouro_decref(leaf);
+}
+
+Test(fork, in_a_finalizer)
+{
+    drop_one_that_forks();
+    ouro_safepoint();
+    if (in_finalizer_child) {
+        live_on(OURO_STATE_ATTACHED);
+        _exit(0);
+    }
+    expect_success(atomic_load(&finalizer_child));
+}
+
+Test(fork, in_a_finalizer_in_the_librarys_thread)
+{
+    cr_assert_eq(ouro_finalizer_set_mode(OURO_FINALIZE_IN_THREAD), OURO_OK);
+    drop_one_that_forks();
+    OURO_DETACHED while (atomic_load(&finalizer_child) == 0) usleep(500);
+    expect_success(atomic_load(&finalizer_child));
+    cr_assert_eq(ouro_finalizer_set_mode(OURO_FINALIZE_AT_SAFEPOINTS), OURO_OK);
+}
+
 /* --- memory, and misuse ------------------------------------------------------------------------------------ */
 
 static bool can_fail(void)

@@ -179,6 +179,60 @@ static void call_shutdown(void)
         return;
 }
 
+static struct node *key;
+static ouro_weakmap *map;
+
+static bool no_more_entries(ouro_object *k, ouro_object *value, void *argument)
+{
+    (void)k, (void)value, (void)argument;
+    return false;
+}
+
+static void call_map_set(void)
+{
+    CHECK(ouro_weakmap_set(map, key, key) == OURO_OK);
+}
+
+static void call_map_clear(void)
+{
+    ouro_weakmap_clear(map);
+}
+
+static void call_map_each(void)
+{
+    CHECK(ouro_weakmap_each(map, no_more_entries, NULL) == OURO_OK);
+}
+
+static void call_map_get(void)
+{
+    CHECK(!ouro_weakmap_get(map, key));
+}
+
+static void call_map_has(void)
+{
+    CHECK(!ouro_weakmap_has(map, key));
+}
+
+static void call_map_remove(void)
+{
+    CHECK(!ouro_weakmap_remove(map, key));
+}
+
+static void call_map_count(void)
+{
+    CHECK(ouro_weakmap_count(map) == 0);
+}
+
+static void call_lock(void)
+{
+    ouro_lock(key);
+}
+
+static void call_lock_pair(void)
+{
+    ouro_lock_pair(key, map);
+}
+
 static const struct safepoint {
     void (*call)(void);
     const char *name;
@@ -198,6 +252,17 @@ static const struct safepoint {
     {call_shutdown, "ouro_shutdown()"},
 };
 enum { SAFEPOINTS = sizeof safepoints / sizeof *safepoints };
+
+/* Those that take a lock, which they say in a destroy. The first are safepoints in any case, the others if they have to wait,
+ * which is not so here. */
+static const struct safepoint locking[] = {
+    {call_map_set, "ouro_weakmap_set()"},     {call_map_clear, "ouro_weakmap_clear()"},
+    {call_map_each, "ouro_weakmap_each()"},   {call_map_get, "ouro_weakmap_get()"},
+    {call_map_has, "ouro_weakmap_has()"},     {call_map_remove, "ouro_weakmap_remove()"},
+    {call_map_count, "ouro_weakmap_count()"}, {call_lock, "ouro_lock()"},
+    {call_lock_pair, "ouro_lock_pair()"},
+};
+enum { LOCKING = sizeof locking / sizeof *locking, LOCKING_SAFEPOINTS = 3 };
 
 static const struct safepoint *tried;
 
@@ -274,6 +339,28 @@ Test(scopes, each_safepoint_in_a_destroy_and_in_a_stopped_world)
     tried = &(struct safepoint){ouro_world_stop, "ouro_world_stop()"};
     cr_assert(aborts(try_in_a_stopped_world, text, sizeof text));
     cr_assert_str_eq(text, "ouro: the thread \"main\" stops the world twice: stops don't nest\n");
+}
+
+Test(scopes, what_may_have_to_wait_ends_the_program_also_if_it_need_not)
+{
+    ouro_thread_unregister();
+    cr_assert_eq(ouro_thread_register("main"), OURO_OK);
+    key = node_new(NULL, NULL);
+    map = ouro_weakmap_new();
+    cr_assert(map);
+    for (int i = 0; i < LOCKING; i++) {
+        tried = &locking[i];
+        assert_sentence(try_in_a_scope, IN_A_SCOPE);
+        if (i < LOCKING_SAFEPOINTS)
+            assert_sentence(try_in_a_stopped_world, IN_A_STOPPED_WORLD);
+    }
+    OURO_READING
+    {
+        cr_assert(ouro_trylock(key));
+        ouro_unlock(key);
+    }
+    ouro_decref(map);
+    ouro_decref(key);
 }
 
 static size_t found = 1;

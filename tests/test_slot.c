@@ -128,14 +128,14 @@ Test(slot, an_empty_one)
     cr_assert_null(ouro_slot_borrow(&slot));
     cr_assert_null(ouro_slot_load(&slot));
     cr_assert_eq(ouro_slot_clear(&slot), OURO_OK);
-    cr_assert_eq(ouro_slot_exchange(&slot, (struct leaf *)NULL, &old), OURO_OK);
+    cr_assert_eq(ouro_slot_exchange(&slot, NULL, &old), OURO_OK);
     cr_assert_null(old);
     old = other;
-    cr_assert_eq(ouro_slot_take(&slot, (struct leaf *)NULL, &old), OURO_OK);
+    cr_assert_eq(ouro_slot_take(&slot, NULL, &old), OURO_OK);
     cr_assert_null(old);
-    cr_assert_eq(ouro_slot_store(&slot, (struct leaf *)NULL), OURO_OK);
-    cr_assert_eq(ouro_slot_compare_exchange(&slot, NULL, (struct leaf *)NULL), OURO_OK);
-    cr_assert_eq(ouro_slot_compare_exchange(&slot, other, (struct leaf *)NULL), OURO_BUSY);
+    cr_assert_eq(ouro_slot_store(&slot, NULL), OURO_OK);
+    cr_assert_eq(ouro_slot_compare_exchange(&slot, NULL, NULL), OURO_OK);
+    cr_assert_eq(ouro_slot_compare_exchange(&slot, other, NULL), OURO_BUSY);
     ouro_synchronize();
     cr_assert_eq(leaves_destroyed, 0);
     cr_assert_eq(ouro_refcount(other), 1);
@@ -288,7 +288,7 @@ Test(slot, compare_exchange)
     cr_assert_eq(leaves_destroyed, 0);
     ouro_synchronize();
     cr_assert_eq(leaves_destroyed, 1);
-    cr_assert_eq(ouro_slot_compare_exchange(&slot, second, (struct leaf *)NULL), OURO_OK);
+    cr_assert_eq(ouro_slot_compare_exchange(&slot, second, NULL), OURO_OK);
     cr_assert_null(ouro_slot_borrow(&slot));
     ouro_synchronize();
     cr_assert_eq(leaves_destroyed, 2);
@@ -870,7 +870,7 @@ Test(slot, synchronize_waits_for_whoever_is_attached)
         struct leaf *leaf = ouro_slot_load(&slot);
 
         put_leaf(&slot, i);
-        cr_assert_eq(ouro_slot_compare_exchange(&slot, leaf, (struct leaf *)NULL), OURO_BUSY);
+        cr_assert_eq(ouro_slot_compare_exchange(&slot, leaf, NULL), OURO_BUSY);
         cr_assert_eq(ouro_slot_exchange(&slot, leaf, &old), OURO_OK);
         cr_assert_eq(ouro_slot_take(&slot, leaf_new(i), &old), OURO_OK);
         cr_assert_eq(ouro_retire(old), OURO_OK);
@@ -1051,4 +1051,39 @@ Test(slot, readers_and_a_writer)
     cr_assert_geq(reads, 1000);
     empty();
     cr_assert_eq(live_objects(), 0);
+}
+
+/* --- misuse -------------------------------------------------------------------------------------------- */
+
+static void retire_nothing(void)
+{
+    if ((ouro_retire)(NULL))
+        return;
+}
+
+static void free_an_object_later(void)
+{
+    if (ouro_free_deferred(leaf_new(1)))
+        return;
+}
+
+static void store_detached(void)
+{
+    ouro_slot one = {NULL};
+
+    ouro_detach();
+    if (ouro_slot_clear(&one))
+        return;
+}
+
+Test(slot, misuse)
+{
+    char text[400];
+
+    cr_assert(aborts(retire_nothing, text, sizeof text));
+    cr_assert(strstr(text, "ouro_retire() of NULL: test the pointer first"), "%s", text);
+    cr_assert(aborts(free_an_object_later, text, sizeof text));
+    cr_assert(strstr(text, "references are retired by ouro_retire()"), "%s", text);
+    cr_assert(aborts(store_detached, text, sizeof text));
+    cr_assert(strstr(text, "ouro_slot_store() by the thread"), "%s", text);
 }

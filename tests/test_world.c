@@ -386,3 +386,38 @@ Test(world, the_watchdog_barks_while_the_stop_waits)
     worker_join(&runner.worker);
     worker_join(&stopper);
 }
+
+static void *stop_and_be_cancelled(void *argument)
+{
+    struct runner *runner = argument;
+
+    CHECK(ouro_thread_register("cancelled") == OURO_OK);
+    CHECK(pthread_cancel(pthread_self()) == 0);
+    gate_open(&runner->made); /* no cancellation point comes before this stop */
+    ouro_world_stop();
+    ouro_world_start();
+    pthread_testcancel();
+    return NULL;
+}
+
+/* Printing is a point where a thread may be cancelled, in general: then the world would stay stopped. */
+Test(world, the_watchdog_barks_of_a_thread_that_is_cancelled)
+{
+    struct runner runner = {0};
+    pthread_t thread;
+    void *result;
+    char text[2000];
+
+    ouro_set_watchdog(50);
+    capture_start();
+    cr_assert_eq(pthread_create(&thread, NULL, stop_and_be_cancelled, &runner), 0);
+    while (late_stops() == 0)
+        sleep_ms(1);
+    ouro_safepoint();
+    OURO_DETACHED pthread_join(thread, &result);
+    capture_stop(text, sizeof text);
+    cr_assert_not_null(strstr(text, "holds up a stop that \"cancelled\" asked for"), "%s", text);
+    cr_assert_eq(result, PTHREAD_CANCELED);
+    ouro_world_stop();
+    ouro_world_start();
+}

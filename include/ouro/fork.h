@@ -13,7 +13,8 @@
  * In the child there is one thread, the one that forked, in the state in which it was.  It may do all that it could
  * before: allocate, collect, register threads, fork again.  What the vanished threads were about to destroy is
  * destroyed by the child; their heaps go to the threads that register next.  References that the vanished
- * threads held in variables stay counted: those objects leak.  What vanished threads were changing is as it was at their
+ * threads held in variables stay counted: those objects leak.  Finalizers have no thread of the library's own in the child:
+ * if it was that thread that forked, it ends when the finalizer has returned, and the process with it, as after exit(0).  What vanished threads were changing is as it was at their
  * last safepoint or in their detached region; if that is not consistent, nobody but the program can mend it.
  */
 #ifndef OURO_FORK_H

@@ -49,7 +49,7 @@ OURO_API void ouro_read_end_checked(void);
 
 /*
  * Between these two calls the thread uses what it has borrowed, and promises to pass no safepoint. Compiled with OURO_CHECK=1 a call
- * that is a safepoint ends the program there, with a sentence that names it; otherwise they are nothing. Scopes
+ * that is a safepoint, or would be one if it had to wait, ends the program there, with a sentence that names it; otherwise they are nothing. Scopes
  * nest. A thread that ends inside of one ends it. A stop by another thread waits for the next safepoint, as ever.
  * Attached; never a safepoint, can't fail.
  */
@@ -186,8 +186,10 @@ template <class T> inline ouro_status ouro_retire(T *o)
 #endif
 
 #ifndef __cplusplus
-/* A pointer to any object, which may be NULL, but has the object's type. */
-#define OURO_OF_OR_NULL(p)               _Generic(&(p)->ouro, ouro_header * : (ouro_object *)(void *)(p))
+/* A pointer to any object, or a `void *`, as NULL is one. */
+#define OURO_OF_OR_NULL(p) \
+    _Generic(&_Generic((p), void *: (ouro_object *)0, default: (p))->ouro, ouro_header * : ( \
+        ouro_object *)(void *)(p))
 #define ouro_slot_store(slot, p)         (ouro_slot_store)((slot), OURO_OF_OR_NULL(p))
 #define ouro_slot_store_steal(slot, p)   (ouro_slot_store_steal)((slot), OURO_OF_OR_NULL(p))
 #define ouro_slot_exchange(slot, p, old) (ouro_slot_exchange)((slot), OURO_OF_OR_NULL(p), (old))

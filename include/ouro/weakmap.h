@@ -77,7 +77,7 @@ OURO_API OURO_NODISCARD ouro_status ouro_weakmap_each(
 
 OURO_END_DECLS
 
-/* Keys and values of any type. A value may be a pointer that is NULL. */
+/* Keys and values of any type. A value may be NULL. */
 #ifdef __cplusplus
 template <class K>
 OURO_NODISCARD inline void *ouro_weakmap_get(const ouro_weakmap *map, const K *key)
@@ -92,6 +92,11 @@ template <class K, class V>
 OURO_NODISCARD inline ouro_status ouro_weakmap_set(ouro_weakmap *map, K *key, V *value)
 {
     return ouro_weakmap_set(map, ouro_object_of(key), ouro_object_or_null(value));
+}
+template <class K>
+OURO_NODISCARD inline ouro_status ouro_weakmap_set(ouro_weakmap *map, K *key, decltype(nullptr))
+{
+    return ouro_weakmap_set(map, ouro_object_of(key), static_cast<ouro_object *>(nullptr));
 }
 template <class K> inline bool ouro_weakmap_remove(ouro_weakmap *map, const K *key)
 {

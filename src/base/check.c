@@ -3,9 +3,11 @@
  */
 #include "base/check.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 void check_failed(const char *format, ...)
 {
@@ -17,6 +19,18 @@ void check_failed(const char *format, ...)
     fputc('\n', stderr);
     va_end(args);
     abort();
+}
+
+void check_say(const char *format, ...)
+{
+    va_list args;
+    int before;
+
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    va_start(args, format);
+    vdprintf(STDERR_FILENO, format, args);
+    va_end(args);
+    pthread_setcancelstate(before, &before);
 }
 
 const char *ouro_status_text(ouro_status status)

@@ -24,6 +24,10 @@ enum { CHECKING = false };
 /* Prints "ouro: " and the sentence on standard error, and aborts. */
 _Noreturn void check_failed(const char *format, ...) __attribute__((format(printf, 1, 2), cold));
 
+/* Prints a text on standard error, without the lock of `stderr`, so in a stopped world, too. It is no cancellation point: who
+ * calls it may have what all others wait for, and would take it along. */
+void check_say(const char *format, ...) __attribute__((format(printf, 1, 2), cold));
+
 #define REQUIRE(condition, ...)          \
     do {                                 \
         if (OURO_UNLIKELY(!(condition))) \

@@ -207,6 +207,17 @@ static struct seat *enter(const char *what)
     REQUIRE(!self->in_destroy,
             "%s in a type's destroy: a map takes a lock, which whoever dropped the object may hold",
             what);
+    if (OURO_UNLIKELY(self->reading)) /* it may have to wait */
+        seat_misuse_point(self, what);
+    return self;
+}
+
+/* For those that are a safepoint in any case. */
+static struct seat *enter_at_safepoint(const char *what)
+{
+    struct seat *self = enter(what);
+
+    seat_may_pass(self, what);
     return self;
 }
 
@@ -369,7 +380,7 @@ static bool make_room(struct made *made)
 
 ouro_status(ouro_weakmap_set)(ouro_weakmap *map, ouro_object *key, ouro_object *value)
 {
-    struct seat *self = enter("ouro_weakmap_set()");
+    struct seat *self = enter_at_safepoint("ouro_weakmap_set()");
     struct made made = {0};
     enum step step;
     bool failed = false;
@@ -443,7 +454,7 @@ bool(ouro_weakmap_remove)(ouro_weakmap *map, const ouro_object *key)
 
 void ouro_weakmap_clear(ouro_weakmap *map)
 {
-    struct seat *self = enter("ouro_weakmap_clear()");
+    struct seat *self = enter_at_safepoint("ouro_weakmap_clear()");
     bool counted = lock(map, NULL);
     entry *entries = map->entries;
     size_t capacity = map->capacity;
@@ -514,7 +525,7 @@ ouro_status ouro_weakmap_each(const ouro_weakmap *shared_map,
                               bool (*each)(ouro_object *key, ouro_object *value, void *argument),
                               void *argument)
 {
-    struct seat *self = enter("ouro_weakmap_each()");
+    struct seat *self = enter_at_safepoint("ouro_weakmap_each()");
     ouro_weakmap *map = (ouro_weakmap *)shared_map;
     struct snapshot copy = {0};
     bool more = true;

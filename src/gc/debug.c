@@ -13,7 +13,6 @@
 #include "thread/world.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <unistd.h>
 
 static unsigned flags; /* relaxed: a setting */
@@ -38,13 +37,12 @@ unsigned ouro_gc_get_debug(void)
 
 void debug_print_stats(const ouro_gc_info *info)
 {
-    fprintf(stderr,
-            "ouro: collection %" PRIu64 " (%s): %zu examined, %zu destroyed, %zu saved, %zu wait "
-            "for finalizers; stop %.3f ms, pause %.3f ms, all %.3f ms\n",
-            info->number, info->reason == OURO_GC_AUTOMATIC ? "automatic" : "requested",
-            info->candidates, info->collected, info->uncollectable, info->finalizers,
-            (double)info->stop_ns / 1e6, (double)info->pause_ns / 1e6,
-            (double)info->total_ns / 1e6);
+    check_say("ouro: collection %" PRIu64 " (%s): %zu examined, %zu destroyed, %zu saved, %zu wait "
+              "for finalizers; stop %.3f ms, pause %.3f ms, all %.3f ms\n",
+              info->number, info->reason == OURO_GC_AUTOMATIC ? "automatic" : "requested",
+              info->candidates, info->collected, info->uncollectable, info->finalizers,
+              (double)info->stop_ns / 1e6, (double)info->pause_ns / 1e6,
+              (double)info->total_ns / 1e6);
 }
 
 void debug_print_garbage(struct seat *self, const struct trial *trial)
@@ -56,7 +54,7 @@ void debug_print_garbage(struct seat *self, const struct trial *trial)
             for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
                 const ouro_object *o = object_at(page, word, bits);
 
-                fprintf(stderr, "ouro: garbage: \"%s\" at %p\n", type_of(o)->name, (const void *)o);
+                check_say("ouro: garbage: \"%s\" at %p\n", type_of(o)->name, (const void *)o);
                 seat_poll(self);
             }
         }
@@ -65,8 +63,7 @@ void debug_print_garbage(struct seat *self, const struct trial *trial)
 
 void debug_print_saved(const ouro_object *o)
 {
-    dprintf(STDERR_FILENO, "ouro: garbage, kept: \"%s\" at %p\n", type_of(o)->name,
-            (const void *)o);
+    check_say("ouro: garbage, kept: \"%s\" at %p\n", type_of(o)->name, (const void *)o);
 }
 
 /* --- what was kept ----------------------------------------------------------------------------------- */

@@ -24,7 +24,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 enum { KINDS = OURO_GC_FULL + 1 };
@@ -44,10 +43,9 @@ static size_t number_in(const char *text)
     unsigned long long number = strtoull(text, &end, 10);
     if (*text >= '0' && *text <= '9' && !*end && !errno && number < UNREAD)
         return (size_t)number;
-    fprintf(stderr,
-            "ouro: OURO_GC_EVERY is \"%s\": it has to be a number, of safepoints from one forced "
-            "collection to the next, or 0 for none; it is ignored\n",
-            text);
+    check_say("ouro: OURO_GC_EVERY is \"%s\": it has to be a number, of safepoints from one forced "
+              "collection to the next, or 0 for none; it is ignored\n",
+              text);
     return 0;
 }
 

@@ -94,10 +94,10 @@ bool verify_is_on(void)
 static void no_memory(size_t bytes)
 {
     if (!has_told)
-        fprintf(stderr,
-                "ouro: there is no memory for %zu bytes of tables to verify a collection with, so "
-                "it is not verified; this is said once\n",
-                bytes);
+        check_say(
+            "ouro: there is no memory for %zu bytes of tables to verify a collection with, so "
+            "it is not verified; this is said once\n",
+            bytes);
     has_told = true;
 }
 
@@ -497,11 +497,10 @@ static void look_for_missed(ouro_gc_kind kind)
             "nothing outside refers to; one is of type \"%s\", at %p",
             missed.count, name_of(missed.first), (const void *)missed.first);
     if (wish == WISH_TELL)
-        fprintf(stderr,
-                "ouro: a deep collection has missed %zu objects that nothing outside refers to; "
-                "one is of type \"%s\", at %p. A reference was moved without being counted: "
-                "ouro_move() or ouro_note()\n",
-                missed.count, name_of(missed.first), (const void *)missed.first);
+        check_say("ouro: a deep collection has missed %zu objects that nothing outside refers to; "
+                  "one is of type \"%s\", at %p. A reference was moved without being counted: "
+                  "ouro_move() or ouro_note()\n",
+                  missed.count, name_of(missed.first), (const void *)missed.first);
 }
 
 void verify_decision_stopped(struct seat *self, ouro_gc_kind kind)

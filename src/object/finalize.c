@@ -367,10 +367,11 @@ struct start {
     ouro_status status;
 };
 
-static bool has_something_to_do(bool *ends)
+/* If a finalizer has forked, the thread ends in the child: there it is one of the program's, and the mode another. */
+static bool has_something_to_do(const struct seat *self, bool *ends)
 {
     mutex_lock(&queue);
-    *ends = thread_ends;
+    *ends = thread_ends || thread_seat != self;
     bool work = waiting != 0 && mode == OURO_FINALIZE_IN_THREAD;
     mutex_unlock(&queue);
     return work || *ends;
@@ -380,6 +381,14 @@ static void set_thread_seat(struct seat *seat)
 {
     mutex_lock(&queue);
     thread_seat = seat;
+    mutex_unlock(&queue);
+}
+
+static void forget_thread_seat(const struct seat *self)
+{
+    mutex_lock(&queue);
+    if (thread_seat == self)
+        thread_seat = NULL;
     mutex_unlock(&queue);
 }
 
@@ -402,7 +411,7 @@ static void *thread_main(void *argument)
         for (;;) {
             uint32_t seen = load_acquire(&thread_signal); /* [F1] acquire: before the look */
 
-            if (has_something_to_do(&ends))
+            if (has_something_to_do(self, &ends))
                 break;
             os_futex_wait(&thread_signal, seen, 0);
         }
@@ -412,7 +421,7 @@ static void *thread_main(void *argument)
         run(self, TAKER_THREAD, AT_A_SAFEPOINT);
         seat_safepoint(self, true);
     }
-    set_thread_seat(NULL);
+    forget_thread_seat(self);
     ouro_thread_unregister();
     return NULL;
 }
@@ -462,6 +471,7 @@ static void set_mode(ouro_finalizer_mode how)
 static ouro_status change_mode(ouro_finalizer_mode how, bool for_good)
 {
     ouro_status status = OURO_OK;
+    int cancel;
 
     mutex_lock(&queue);
     ouro_finalizer_mode before = (ouro_finalizer_mode)mode;
@@ -476,10 +486,13 @@ static ouro_status change_mode(ouro_finalizer_mode how, bool for_good)
     if (status != OURO_OK)
         return status;
 
+    /* Waiting for a thread is a cancellation point; the change has to come to its end. */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
     if (before == OURO_FINALIZE_IN_THREAD && how != before)
         end_thread();
     if (how == OURO_FINALIZE_IN_THREAD && how != before)
         status = start_thread();
+    pthread_setcancelstate(cancel, &cancel);
     set_mode(status == OURO_OK ? how : before);
     return status;
 }

@@ -217,6 +217,10 @@ static inline void lock(ouro_object *o, const char *what)
     struct seat *self = may_lock(o, what);
     uint8_t b = 0;
 
+    if (OURO_UNLIKELY(
+            self->reading)) /* whether it has to wait or not, so that the mistake shows each time */
+        seat_misuse_point(self, what);
+
     /* [O1] acquire: all that was done while others had it locked; unlock(), unlock_slow() */
     if (OURO_UNLIKELY(!cas_acquire(&o->ouro.lock, &b, (uint8_t)LOCKED)))
         lock_slow(self, o, what);

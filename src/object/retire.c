@@ -410,6 +410,7 @@ ouro_status(ouro_retire)(ouro_object *o)
 {
     struct seat *self = seat_required("ouro_retire()");
 
+    REQUIRE(o, "ouro_retire() of NULL: test the pointer first");
     if (!retire_reserve(self))
         return OURO_NO_MEMORY;
     retire_reference(self, o);

@@ -25,8 +25,6 @@
 #include "thread/seat.h"
 #include "thread/world.h"
 
-#include <stdio.h>
-
 static uint64_t
     epoch; /* [atomic] periods begun; changed under the registry mutex, read by stamps */
 static uint64_t completed;    /* [atomic] number of the last period that is complete */
@@ -148,11 +146,11 @@ void grace_watch(struct seat *self)
         return;
     size_t bytes = thread_hooks.waiting(self);
     for (int i = 0; i < late.count; i++)
-        fprintf(stderr,
-                "ouro: the thread \"%s\" has passed no safepoint for %llu ms and holds up a grace "
-                "period: what was retired (%zu bytes) can't be freed; call ouro_safepoint() in its "
-                "loop, or ouro_detach() before it blocks\n",
-                late.names[i], (unsigned long long)age_ms, bytes);
+        check_say(
+            "ouro: the thread \"%s\" has passed no safepoint for %llu ms and holds up a grace "
+            "period: what was retired (%zu bytes) can't be freed; call ouro_safepoint() in its "
+            "loop, or ouro_detach() before it blocks\n",
+            late.names[i], (unsigned long long)age_ms, bytes);
 }
 
 void grace_vanish(void)

@@ -21,8 +21,6 @@
 #include "thread/late.h"
 #include "thread/seat.h"
 
-#include <stdio.h>
-
 enum { SPIN_NS = 20000 };
 
 static mutex world = MUTEX_INIT;
@@ -55,11 +53,10 @@ static void name_late_threads(struct seat *self, unsigned ms)
     late_find_locked(&late, SEAT_ATTACHED, self);
     mutex_unlock(&seat_registry);
     for (int i = 0; i < late.count; i++)
-        fprintf(stderr,
-                "ouro: the thread \"%s\" has passed no safepoint for %u ms and holds up a stop "
-                "that \"%s\" asked "
-                "for: call ouro_safepoint() in its loop, or ouro_detach() before it blocks\n",
-                late.names[i], ms, self->name);
+        check_say("ouro: the thread \"%s\" has passed no safepoint for %u ms and holds up a stop "
+                  "that \"%s\" asked "
+                  "for: call ouro_safepoint() in its loop, or ouro_detach() before it blocks\n",
+                  late.names[i], ms, self->name);
     fetch_add_relaxed(&late_stops, 1); /* last: who waits for the figure finds the text */
 }
 
