@@ -166,10 +166,10 @@ OURO_API ouro_status ouro_gc_set_pause_budget(uint64_t nanoseconds);
 OURO_API uint64_t ouro_gc_get_pause_budget(void);
 
 /*
- * Deep and full collections of many objects are shared with threads that wait for them to end: those stopped at a safepoint or
- * waiting to attach, not detached ones. `most` of them help, 15 at the most; 0, as at first: none. With two
- * processors one helper makes such a collection slower, not faster: measure before you ask for them. They run `visit` functions, for different objects at the same time; the threads
- * of the library's own are none of them. A fork keeps the number. Any thread; never a safepoint.
+ * Deep and full collections of 50,000 objects and more are shared with threads that wait for them to end: those stopped at a
+ * safepoint or waiting to attach, not detached ones. `most` of them help, 15 at the most; 0: none. At first one less than there
+ * are processors, but not more than 3. They run `visit` functions, for different objects at the same time. A fork keeps
+ * the number. Any thread; never a safepoint.
  */
 OURO_API void ouro_gc_set_helpers(unsigned most);
 OURO_API unsigned ouro_gc_get_helpers(void);

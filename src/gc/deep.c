@@ -408,6 +408,7 @@ static void prove(struct trial *trial)
     struct page *page;
 
     trial->keep = KEEP_AS_IS;
+    trial->shared = true;
     while ((page = take_guess()) != NULL)
         pass.slice->looked += each_member(trial, page, presume);
     trial_count(trial);

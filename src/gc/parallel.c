@@ -36,6 +36,8 @@
 
 enum {
     LEAST_FIRST = 50000,
+    AUTOMATIC = HELPERS_MAX + 1,
+    AUTOMATIC_MAX = 3,
     MAPS = PIECES / 64,
 
     /* gate */
@@ -48,8 +50,7 @@ enum {
     PUT_ONE = 1 << 16,
 };
 
-static uint32_t
-    most; /* setting; relaxed: a number. None at first: see docs/internals/parallel.md for what they cost */
+static uint32_t most = AUTOMATIC; /* setting; relaxed: a number */
 static size_t least = LEAST_FIRST; /* by a test */
 static void (*opened)(void);       /* by a test */
 static void (*coming)(void);       /* by a test; read with the gate open */
@@ -81,7 +82,14 @@ void ouro_gc_set_helpers(unsigned helpers)
 
 unsigned ouro_gc_get_helpers(void)
 {
-    return load_relaxed(&most);
+    unsigned number = load_relaxed(&most);
+
+    if (number == AUTOMATIC) {
+        number = os_processors() - 1;
+        if (number > AUTOMATIC_MAX)
+            number = AUTOMATIC_MAX;
+    }
+    return number;
 }
 
 void parallel_set_least(size_t objects)
@@ -222,16 +230,6 @@ bool parallel_idle(void)
 bool parallel_is_wanted(void)
 {
     return asleep(load_relaxed(&crew)) != 0;
-}
-
-bool parallel_is_alone(void)
-{
-    for (unsigned i = 0; i < MAPS; i++) {
-        if (load_acquire(&full[i])) /* [P3] acquire: who has taken a piece was working before */
-            return false;
-    }
-    /* [P2] acquire: what those did who are idle now. After the look at the maps: see parallel_take() */
-    return working(load_acquire(&crew)) == 1;
 }
 
 /* --- pieces ------------------------------------------------------------------------------------------ */

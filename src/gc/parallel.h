@@ -2,7 +2,7 @@
  * gc/parallel.h - threads that sleep in a stopped world take part in a pass of the collector: who takes part, what is handed
  * from one to another, when a pass is over.
  *
- * What a pass does to objects is in gc/helped.c.
+ * What a pass is, is in gc/pass.h.
  */
 #ifndef OURO_GC_PARALLEL_H
 #define OURO_GC_PARALLEL_H
@@ -41,10 +41,6 @@ bool parallel_idle(void);
 
 /* True if somebody waits for work. A hint. */
 bool parallel_is_wanted(void);
-
-/* True if the caller, who has work, is the only one who has, and no piece can be taken: until it puts one nobody else touches
- * an object, if there is no other place to take work from. */
-bool parallel_is_alone(void);
 
 /* A piece to fill, then put; NULL: all are in use. */
 struct piece *parallel_piece(void);

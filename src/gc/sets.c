@@ -18,7 +18,7 @@
  */
 #include "gc/sets.h"
 
-#include "gc/helped.h"
+#include "gc/mark.h"
 #include "heap/dirty.h"
 #include "heap/heap.h"
 
@@ -378,110 +378,20 @@ size_t sets_old(struct trial *trial, const struct sets_limit *limit)
 
 /* --- all that candidates reach ----------------------------------------------------------------------- */
 
-enum { HELP_STEP = 10000 };
-
-static size_t stack_top; /* [stopped] of trial_stack */
-static bool rescan_wanted;
-static size_t help_at; /* [stopped] members at which helpers are looked for; 0: they help */
-
-static void reach(struct trial *trial, ouro_object *o)
+static void reach_new(struct trial *trial, ouro_object *o)
 {
-    if ((o->ouro.gc & SCRATCH_MEMBER) || (o->ouro.flags & EXCLUDED) || trial_is_immortal(o))
-        return;
-    trial_add(trial, o);
-    if (stack_top < TRIAL_STACK) {
-        trial_stack[stack_top++] = o;
-    } else {
-        page_of(o)->rescan = true;
-        rescan_wanted = true;
-    }
-}
-
-struct reach_visitor {
-    ouro_visitor visitor;
-    struct trial *trial;
-};
-
-static void reach_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (fields[i])
-            reach(((struct reach_visitor *)visitor)->trial, fields[i]);
-    }
-}
-
-static void reach_from(struct trial *trial, ouro_object *o)
-{
-    const struct ouro_type *type = type_of(o);
-    struct reach_visitor visitor = {{reach_fields}, trial};
-
-    for (size_t f = 0; f < type->field_count; f++) {
-        ouro_object *target = *type_field(o, type->fields[f]);
-
-        if (target)
-            reach(trial, target);
-    }
-    if (type->visit)
-        type->visit(o, &visitor.visitor);
-}
-
-/* It grows large: the rest is for all who sleep, from here on. */
-static bool begin_helped(struct trial *trial)
-{
-    if (!helped_reach_begin(trial, trial_stack, stack_top)) {
-        help_at += HELP_STEP;
-        return false;
-    }
-    help_at = 0;
-    stack_top = 0;
-    return true;
-}
-
-static void reach_all(struct trial *trial, ouro_object *o)
-{
-    if (!help_at) {
-        helped_root(o);
-        return;
-    }
-    reach(trial, o);
-    while (stack_top > 0) {
-        if (OURO_UNLIKELY(trial->members >= help_at) && begin_helped(trial))
-            return;
-        reach_from(trial, trial_stack[--stack_top]);
-    }
-}
-
-/* Objects that did not fit onto the stack: all members of their pages are looked at again. */
-static void reach_rest(struct trial *trial)
-{
-    while (rescan_wanted) {
-        rescan_wanted = false;
-        /* Pages that are added meanwhile come in front of this list; one that needs it wants another round. */
-        for (struct page *page = trial->pages; page; page = page->condemned_next) {
-            if (!page->rescan)
-                continue;
-            page->rescan = false;
-            seat_event(trial->self, EVENT_RESCAN);
-            const uint64_t *condemned = page_condemned(page);
-
-            for (size_t word = 0; word < MAP_WORDS; word++) {
-                for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
-                    reach_from(trial, object_at(page, word, bits));
-                    while (stack_top > 0)
-                        reach_from(trial, trial_stack[--stack_top]);
-                }
-            }
-        }
-    }
+    (void)trial;
+    reach_root(o);
 }
 
 static void reach_map(struct trial *trial, struct page *page, uint64_t *map)
 {
+    (void)trial;
     for (size_t word = 0; word < MAP_WORDS; word++) {
         ouro_object *o;
 
         while ((o = take_bit(page, map, word)) != NULL)
-            reach_all(trial, o);
+            reach_root(o);
     }
 }
 
@@ -524,14 +434,10 @@ size_t sets_reachable(struct trial *trial)
     take_dirty();
     trial->keep = KEEP_EXAMINED;
     trial->shared = true;
-    stack_top = 0;
-    rescan_wanted = false;
-    help_at = 1;
-    leave_new_pages(reach_all, trial);
+    reach_begin(trial);
+    leave_new_pages(reach_new, trial);
     leave_noted_pages(reach_map, trial);
-    if (!help_at && helped_reach_end())
-        rescan_wanted = true;
-    reach_rest(trial);
+    reach_end(trial);
     trial_count(trial);
     return trial->members;
 }
@@ -543,17 +449,7 @@ size_t sets_full(struct trial *trial)
     take_dirty();
     trial->keep = KEEP_AS_IS;
     trial->shared = true;
-    if (helped_walk(trial, EXCLUDED, 0))
-        return trial->members;
-    for (struct area *area = area_first(); area; area = area->next) {
-        for (size_t i = AREA_META_PAGES; i < AREA_PAGES; i++) {
-            struct page *page = &area->pages[i];
-
-            if (page->kind == KIND_TRACKED && !page->frozen)
-                trial_walk(trial, page, EXCLUDED, 0);
-        }
-    }
-    trial_walk_end(trial);
+    trial_everything(trial);
     return trial->members;
 }
 

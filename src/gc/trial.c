@@ -10,278 +10,280 @@
  * It is safe on any set: a reference from an object that is not in it counts as one from outside, so what is missing in the
  * set can only keep something alive.
  *
- * The set is a bitmap for each page, and the bit MEMBER in scratch words.  If membership can be told from the flags in a
- * header (all objects, all new ones) making the set and counting is one pass: a scratch word is made when it is first
- * needed.  Marking writes 0, so nothing has to be cleaned up.  Counts are unsigned and wrap to
- * "held": a `visit` function that reports a reference twice keeps garbage alive, it frees nothing that lives.
+ * The set is a bitmap for each page, and the bit MEMBER in scratch words.  If everything is in the set, making it and counting
+ * is one pass for one worker: a scratch word is made when it is first needed.  Several workers make all of them first.  Marking
+ * writes 0, so nothing has to be cleaned up.
  *
  * Objects of which the count is 0 or less wait for the drain of a hint; they are held.  DEAD ones are somebody
  * else's; what they refer to has references from outside.  So it is with FROZEN ones (gc/freeze.c); a page in
  * which there is nothing else is skipped unread.
  *
- * Every pass asks for the line that it will need some steps before it needs it.  The mark stack is fixed; if it
- * is full an object is marked without having been looked into, and its page is walked again (`rescan`).
+ * Counts are unsigned: if a `visit` function reports more references than there are, the word wraps and looks held.  That
+ * it reports each once is its contract all the same: two reports of one reference hide another one.
+ *
+ * Every pass asks for the line that it will need some steps before it needs it.  Each may be made by several workers (gc/pass.h); what
+ * the passes do with weak references and finalizers is the collector's alone.
  * docs/internals/collector.md
  */
 #include "gc/trial.h"
 
 #include "gc/debug.h"
-#include "gc/helped.h"
+#include "gc/mark.h"
+#include "gc/pass.h"
 #include "gc/sets.h"
 #include "object/finalize.h"
 #include "object/weak.h"
 
-/* [stopped] one collection at a time */
-ouro_object *trial_stack[TRIAL_STACK];
-static size_t stack_top;
-static bool rescan_wanted;
-static size_t marked;
+#include <ouro/gc.h>
 
 /* --- count ------------------------------------------------------------------------------------------- */
 
-struct count_pass {
-    ouro_visitor visitor;
-    uint8_t mask, want; /* members that have no scratch word yet are told by their flags */
-    unsigned next;
-    ouro_object *ring[TRIAL_RING];
-};
-static struct count_pass pass; /* [stopped] */
-
-static inline void subtract(ouro_object *o)
+static void take_off(struct found *found)
 {
-    uint32_t scratch = o->ouro.gc;
+    if (found->target)
+        fetch_sub_relaxed(&found->target->ouro.gc, found->count * SCRATCH_ONE);
+    found->target = NULL;
+}
+
+/* Some references to the same few objects become one subtraction: that many refer to a hub, and each subtraction by several
+ * workers costs a trip of its line between processors. */
+static inline void take_off_later(struct worker *w, ouro_object *o)
+{
+    struct found *found = &w->found[granule_of(o) % PASS_FOUND];
+
+    if (found->target == o) {
+        found->count++;
+        return;
+    }
+    take_off(found);
+    *found = (struct found){o, 1};
+}
+
+/* Who reads a count of one has found the last reference that is left, since each is taken off once: nobody else writes to the
+ * word, and it needs no locked instruction. */
+static inline void subtract(struct worker *w, ouro_object *o)
+{
+    uint32_t scratch = load_relaxed(&o->ouro.gc);
 
     ASSERT(o->ouro.type != 0);
     if (!(scratch & SCRATCH_MEMBER)) {
-        if ((o->ouro.flags & pass.mask) != pass.want)
+        if (!w->walking || (o->ouro.flags & EXCLUDED))
             return;
         scratch = scratch_of(o);
     }
-    if (OURO_LIKELY(scratch < SCRATCH_HELD))
-        scratch -= SCRATCH_ONE;
-    o->ouro.gc = scratch;
+    if (OURO_UNLIKELY(scratch >= SCRATCH_HELD)) {
+        if (w->walking)
+            o->ouro.gc = scratch;
+    } else if (scratch < 2 * SCRATCH_ONE || !w->shared) {
+        store_relaxed(&o->ouro.gc, scratch - SCRATCH_ONE);
+    } else {
+        take_off_later(w, o);
+    }
 }
 
-static inline void subtract_later(ouro_object *o)
+static inline void subtract_later(struct worker *w, ouro_object *o)
 {
-    ouro_object **place = &pass.ring[pass.next++ % TRIAL_RING];
+    ouro_object **place = &w->ring[w->next++ % TRIAL_RING];
     ouro_object *old = *place;
 
     __builtin_prefetch(o, 1);
     *place = o;
     if (old)
-        subtract(old);
+        subtract(w, old);
+}
+
+static void subtract_rest(struct worker *w)
+{
+    for (size_t i = 0; i < TRIAL_RING; i++) {
+        if (w->ring[i])
+            subtract(w, w->ring[i]);
+        w->ring[i] = NULL;
+    }
+    for (size_t i = 0; i < PASS_FOUND; i++)
+        take_off(&w->found[i]);
+}
+
+static void count_some(struct worker *w, ouro_ref *fields, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (fields[i])
+            subtract_later(w, fields[i]);
+    }
 }
 
 static void count_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
 {
-    (void)visitor;
-    for (size_t i = 0; i < count; i++) {
-        if (fields[i])
-            subtract_later(fields[i]);
-    }
+    struct worker *w = (struct worker *)(void *)visitor;
+
+    count_some(w, fields, pass_leave_fields(w, fields, count));
 }
 
-static inline void count_object(struct trial *trial, ouro_object *o)
+static inline void count_object(struct worker *w, ouro_object *o)
 {
     const struct ouro_type *type = type_of(o);
 
     if (OURO_UNLIKELY((load_relaxed(&o->ouro.shared) & OURO_WEAK) || type->finalize))
-        trial->special = true;
+        w->sum.special = true;
     for (size_t f = 0; f < type->field_count; f++) {
         ouro_object *target = *type_field(o, type->fields[f]);
 
         if (target)
-            subtract_later(target);
+            subtract_later(w, target);
     }
     if (OURO_UNLIKELY(type->visit != NULL))
-        type->visit(o, &pass.visitor);
+        type->visit(o, &w->visitor);
 }
 
-static void begin_pass(uint8_t mask, uint8_t want)
+static void count_page(struct worker *w, struct page *page)
 {
-    pass = (struct count_pass){.visitor = {count_fields}, .mask = mask, .want = want};
+    const uint64_t *condemned = page_condemned(page);
+
+    for (size_t word = 0; word < MAP_WORDS; word++) {
+        w->sum.members += (size_t)__builtin_popcountll(condemned[word]);
+        for (uint64_t bits = condemned[word]; bits; bits &= bits - 1)
+            count_object(w, object_at(page, word, bits));
+    }
 }
+
+static void count_work(struct worker *w)
+{
+    struct piece *piece;
+    ouro_ref *fields;
+
+    pass_pages(w);
+    while (w->shared && (piece = parallel_take()) != NULL) {
+        size_t count = pass_take_fields(w, piece, &fields);
+
+        count_some(w, fields, count);
+    }
+    subtract_rest(w);
+}
+
+static const struct pass counting = {
+    .work = count_work, .page = count_page, .next = pass_next_in_set, .fields = count_fields};
 
 void trial_begin(struct trial *trial, struct seat *self)
 {
     *trial = (struct trial){.self = self};
-    begin_pass(0, 1); /* no flags tell */
-}
-
-size_t trial_walk(struct trial *trial, struct page *page, uint8_t mask, uint8_t want)
-{
-    uint64_t *condemned = page_condemned(page);
-    uint32_t count = page_object_count(page), step = page_step(page);
-    size_t members = 0;
-    char *at = page->start;
-
-    pass.mask = mask;
-    pass.want = want;
-    for (uint32_t i = 0; i < count; i++, at += step) {
-        ouro_object *o = (ouro_object *)(void *)at;
-
-        if (block_is_free(o) || (o->ouro.flags & mask) != want)
-            continue;
-        map_set(condemned, o);
-        members++;
-        if (!(o->ouro.gc & SCRATCH_MEMBER))
-            o->ouro.gc = scratch_of(o);
-        count_object(trial, o);
-    }
-    trial->members += members;
-    if (members && !page->in_set) {
-        page->in_set = true;
-        page->condemned_next = trial->pages;
-        trial->pages = page;
-    }
-    return members;
-}
-
-void trial_walk_end(struct trial *trial)
-{
-    (void)trial;
-    for (size_t i = 0; i < TRIAL_RING; i++) {
-        if (pass.ring[i])
-            subtract(pass.ring[i]);
-    }
-    begin_pass(0, 1);
 }
 
 void trial_count(struct trial *trial)
 {
-    if (helped_count(trial))
-        return;
-    begin_pass(0, 1);
-    for (struct page *page = trial->pages; page; page = page->condemned_next) {
-        const uint64_t *condemned = page_condemned(page);
+    struct pass_sum sum;
 
-        for (size_t word = 0; word < MAP_WORDS; word++) {
-            for (uint64_t bits = condemned[word]; bits; bits &= bits - 1)
-                count_object(trial, object_at(page, word, bits));
-        }
-    }
-    trial_walk_end(trial);
+    pass_run(trial, &counting, trial->pages, trial->members, &sum);
+    trial->members = sum.members;
+    trial->special = sum.special;
 }
 
-/* --- mark -------------------------------------------------------------------------------------------- */
+/* --- count, if everything is in the set --------------------------------------------------------------- */
 
-static void mark_overflow(ouro_object *o)
+static bool is_walked(const struct page *page)
+{
+    return page->kind == KIND_TRACKED && !page->frozen && page_object_count(page);
+}
+
+static struct page *find_in_areas(struct area *area, size_t i)
+{
+    for (; area; area = area->next, i = AREA_META_PAGES) {
+        for (; i < AREA_PAGES; i++) {
+            if (is_walked(&area->pages[i]))
+                return &area->pages[i];
+        }
+    }
+    return NULL;
+}
+
+static struct page *first_in_areas(void)
+{
+    return find_in_areas(area_first(), AREA_META_PAGES);
+}
+
+static struct page *next_in_areas(struct page *page)
+{
+    struct area *area = area_of(page);
+
+    return find_in_areas(area, (size_t)(page - area->pages) + 1);
+}
+
+static inline __attribute__((always_inline)) void walk_page_with(
+    struct worker *w, struct page *page, void (*step)(struct worker *w, ouro_object *o))
+{
+    uint64_t *condemned = page_condemned(page);
+    uint32_t count = page_object_count(page), size = page_step(page);
+    size_t members = 0;
+    char *at = page->start;
+
+    for (uint32_t i = 0; i < count; i++, at += size) {
+        ouro_object *o = (ouro_object *)(void *)at;
+
+        if (block_is_free(o) || (o->ouro.flags & EXCLUDED))
+            continue;
+        map_set(condemned, o);
+        members++;
+        step(w, o);
+    }
+    w->sum.members += members;
+    if (members)
+        pass_join_set(page);
+}
+
+static inline void make_and_count(struct worker *w, ouro_object *o)
 {
     if (!(o->ouro.gc & SCRATCH_MEMBER))
-        return;
-    o->ouro.gc = 0;
-    marked++;
-    page_of(o)->rescan = true;
-    rescan_wanted = true;
+        o->ouro.gc = scratch_of(o);
+    count_object(w, o);
 }
 
-static inline void mark_later(ouro_object *o)
+static void walk_page(struct worker *w, struct page *page)
 {
-    if (OURO_UNLIKELY(stack_top == TRIAL_STACK))
-        mark_overflow(o);
-    else
-        trial_stack[stack_top++] = o;
+    walk_page_with(w, page, make_and_count);
 }
 
-static void mark_fields(ouro_visitor *visitor, ouro_ref *fields, size_t count)
+static void walk_work(struct worker *w)
 {
-    (void)visitor;
-    for (size_t i = 0; i < count; i++) {
-        if (fields[i])
-            mark_later(fields[i]);
-    }
+    w->walking = true;
+    pass_pages(w);
+    subtract_rest(w);
 }
 
-static inline void mark_targets(ouro_object *o)
+static inline void make(struct worker *w, ouro_object *o)
 {
-    const struct ouro_type *type = type_of(o);
-
-    for (size_t f = 0; f < type->field_count; f++) {
-        ouro_object *target = *type_field(o, type->fields[f]);
-
-        if (target)
-            mark_later(target);
-    }
-    if (OURO_UNLIKELY(type->visit != NULL)) {
-        ouro_visitor visitor = {mark_fields};
-
-        type->visit(o, &visitor);
-    }
+    (void)w;
+    o->ouro.gc = scratch_of(o);
 }
 
-/* Empties the stack through a ring of objects whose lines are on their way. */
-static void mark_reached(void)
+static void make_page(struct worker *w, struct page *page)
 {
-    ouro_object *ring[TRIAL_RING];
-    unsigned first = 0, count = 0;
-
-    for (;;) {
-        while (count < TRIAL_RING && stack_top > 0) {
-            ouro_object *o = trial_stack[--stack_top];
-
-            __builtin_prefetch(o, 1);
-            ring[(first + count++) % TRIAL_RING] = o;
-        }
-        if (count == 0)
-            return;
-        ouro_object *o = ring[first++ % TRIAL_RING];
-
-        count--;
-        if (!(o->ouro.gc & SCRATCH_MEMBER)) /* not in the set, or held already */
-            continue;
-        o->ouro.gc = 0;
-        marked++;
-        mark_targets(o);
-    }
+    walk_page_with(w, page, make);
 }
 
-static void mark_held(const struct trial *trial)
+static const struct pass walking = {
+    .work = walk_work, .page = walk_page, .next = next_in_areas, .fields = count_fields};
+static const struct pass making = {.work = pass_pages, .page = make_page, .next = next_in_areas};
+
+static size_t objects_in_areas(void)
 {
-    for (struct page *page = trial->pages; page; page = page->condemned_next) {
-        const uint64_t *condemned = page_condemned(page);
+    size_t objects = 0;
 
-        for (size_t word = 0; word < MAP_WORDS; word++) {
-            for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
-                ouro_object *o = object_at(page, word, bits);
-
-                if (o->ouro.gc < SCRATCH_ONE) /* held already, or no reference from outside */
-                    continue;
-                o->ouro.gc = 0;
-                marked++;
-                mark_targets(o);
-                mark_reached();
-            }
-        }
-    }
+    for (struct page *page = first_in_areas(); page; page = next_in_areas(page))
+        objects += page_object_count(page);
+    return objects;
 }
 
-static void rescan_page(struct seat *self, struct page *page)
+void trial_everything(struct trial *trial)
 {
-    const uint64_t *condemned = page_condemned(page);
+    struct pass_sum sum;
+    size_t objects = ouro_gc_get_helpers() ? objects_in_areas() : 0;
 
-    page->rescan = false;
-    seat_event(self, EVENT_RESCAN);
-    for (size_t word = 0; word < MAP_WORDS; word++) {
-        for (uint64_t bits = condemned[word]; bits; bits &= bits - 1) {
-            ouro_object *o = object_at(page, word, bits);
-
-            if (o->ouro.gc == 0) {
-                mark_targets(o);
-                mark_reached();
-            }
-        }
-    }
-}
-
-static void mark_rest(struct seat *self, const struct trial *trial)
-{
-    while (rescan_wanted) {
-        rescan_wanted = false;
-        for (struct page *page = trial->pages; page; page = page->condemned_next) {
-            if (page->rescan)
-                rescan_page(self, page);
-        }
+    if (trial->shared && parallel_ready(trial->self, objects)) {
+        pass_run(trial, &making, first_in_areas(), objects, &sum);
+        trial->members = sum.members;
+        trial_count(trial);
+    } else {
+        pass_run(trial, &walking, first_in_areas(), 0, &sum);
+        trial->members = sum.members;
+        trial->special = sum.special;
     }
 }
 
@@ -322,12 +324,8 @@ static void queue_finalizer(struct seat *self, struct trial *trial, ouro_object 
 static void keep_queued(struct seat *self, struct trial *trial, ouro_object *o)
 {
     (void)self, (void)trial;
-    if (finalize_is_due(o)) {
-        o->ouro.gc = 0;
-        marked++;
-        mark_targets(o);
-        mark_reached();
-    }
+    if (finalize_is_due(o))
+        mark_member(o);
 }
 
 /* In this order: no weak reference to any of it is left when the first finalizer may look; and objects with finalizers are
@@ -339,15 +337,15 @@ static void queue_finalizers(struct seat *self, struct trial *trial)
     finalize_announce(self);
     if (trial->queued == 0)
         return;
+    mark_begin(trial);
     each_garbage(self, trial, keep_queued);
-    mark_rest(self, trial);
+    mark_end(trial);
 }
 
 static void save(struct seat *self, struct trial *trial, ouro_object *o)
 {
     (void)self;
     o->ouro.gc = 0;
-    marked++;
     trial->saved++;
     o->ouro.flags |= OURO_FLAG_SAVED;
     if (trial->debugging & OURO_GC_PRINT_GARBAGE)
@@ -357,9 +355,12 @@ static void save(struct seat *self, struct trial *trial, ouro_object *o)
 
 /* --- condemn ----------------------------------------------------------------------------------------- */
 
-size_t trial_condemn_page(const struct trial *trial, struct page *page)
+static enum trial_keep keep_now; /* [stopped] of the pass */
+
+static void condemn_page(struct worker *w, struct page *page)
 {
     uint64_t *condemned = page_condemned(page), *hints = page_hints(page);
+    enum trial_keep keep = keep_now;
     size_t count = 0;
 
     for (size_t word = 0; word < MAP_WORDS; word++) {
@@ -369,8 +370,8 @@ size_t trial_condemn_page(const struct trial *trial, struct page *page)
             ouro_object *o = object_at(page, word, bits);
 
             if (o->ouro.gc == 0) {
-                if (trial->keep != KEEP_AS_IS)
-                    sets_kept(o, trial->keep == KEEP_EXAMINED);
+                if (keep != KEEP_AS_IS)
+                    sets_kept(o, keep == KEEP_EXAMINED);
                 continue;
             }
             o->ouro.gc = 0;
@@ -384,8 +385,23 @@ size_t trial_condemn_page(const struct trial *trial, struct page *page)
         if (garbage && (load_relaxed(&hints[word]) & garbage))
             store_relaxed(&hints[word], load_relaxed(&hints[word]) & ~garbage);
     }
-    return count;
+    w->sum.garbage += count;
+    page->in_set = count != 0;
 }
+
+static void forget_page(struct worker *w, struct page *page)
+{
+    (void)w;
+    map_empty(page_condemned(page));
+    page->in_set = false;
+}
+
+static const struct pass condemning = {.work = pass_pages,
+                                       .page = condemn_page,
+                                       .next = pass_next_in_set};
+static const struct pass forgetting = {.work = pass_pages,
+                                       .page = forget_page,
+                                       .next = pass_next_in_set};
 
 static void check_condemned(const struct trial *trial)
 {
@@ -398,23 +414,20 @@ static void check_condemned(const struct trial *trial)
     ASSERT(garbage == trial->garbage);
 }
 
-static void condemn(struct trial *trial)
+/* Leaves the pages with garbage in the list. */
+static void condemn(struct trial *trial, bool looks)
 {
     struct page **link = &trial->pages;
-    bool looks = trial->garbage || trial->keep != KEEP_AS_IS;
-    bool helped = looks && helped_condemn(trial);
+    struct pass_sum sum;
 
+    ASSERT(trial->keep != KEEP_YOUNG ||
+           !trial->shared); /* what is noted is counted by the collector */
+    keep_now = trial->keep;
+    pass_run(trial, looks ? &condemning : &forgetting, trial->pages, trial->members, &sum);
+    trial->garbage = sum.garbage;
     for (struct page *page = trial->pages; page; page = page->condemned_next) {
-        bool has_garbage = false;
-
-        if (helped)
-            has_garbage = page->in_set;
-        else if (looks)
-            has_garbage = trial_condemn_page(trial, page) != 0;
-        else
-            map_empty(page_condemned(page));
-        page->in_set = false;
-        if (has_garbage) {
+        if (page->in_set) {
+            page->in_set = false;
             *link = page;
             link = &page->condemned_next;
         }
@@ -425,18 +438,12 @@ static void condemn(struct trial *trial)
 
 void trial_decide(struct trial *trial)
 {
-    stack_top = 0;
-    rescan_wanted = false;
-    marked = 0;
-    if (!helped_mark(trial, &marked, &rescan_wanted))
-        mark_held(trial);
-    mark_rest(trial->self, trial);
-    if (trial->special && marked < trial->members)
+    bool some = mark_held(trial);
+
+    if (trial->special && some)
         queue_finalizers(trial->self, trial);
     if (OURO_UNLIKELY(trial->debugging & OURO_GC_SAVE))
         each_garbage(trial->self, trial, save);
-    ASSERT(marked <= trial->members);
-    trial->survivors = marked;
-    trial->garbage = trial->members - marked;
-    condemn(trial);
+    condemn(trial, some || trial->keep != KEEP_AS_IS);
+    ASSERT(trial->garbage <= trial->members);
 }

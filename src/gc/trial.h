@@ -18,6 +18,7 @@ enum {
     /* The scratch word of a member: a count in the upper 28 bits, and */
     SCRATCH_MEMBER = 1,
     SCRATCH_OWN = 2,      /* of the exploration that is under way; gc/sets.c */
+    SCRATCH_LATER = 2,    /* to be looked into; gc/mark.c, where nothing is OWN */
     SCRATCH_COMPLETE = 4, /* all that it reaches is in the set */
     SCRATCH_GUESSED = 8,  /* not a member: gc/deep.c */
     SCRATCH_ONE = 16,
@@ -39,12 +40,11 @@ struct trial {
     enum trial_keep keep;
     unsigned debugging; /* OURO_GC_... */
     bool special;       /* some member has weak references, or a type with a finalizer */
-    bool shared;        /* stopped threads may help, if the set is large: gc/helped.c */
+    bool shared;        /* stopped threads may help, if the set is large: gc/pass.h */
     unsigned helpers;   /* how many have, at most, in one pass */
 
     size_t members; /* objects that were examined */
     size_t garbage; /* those of them that nothing outside holds */
-    size_t survivors;
     size_t
         queued; /* objects whose finalizer has been queued; they and what they reach have survived */
     size_t saved; /* objects that would be garbage, and got a reference instead */
@@ -54,24 +54,16 @@ struct trial {
 
 void trial_begin(struct trial *trial, struct seat *self);
 
-/* Makes members of all objects of a page that have `want` of the flags in `mask`, and counts the references from them. The
- * same two for all pages of a set, then trial_walk_end(). Returns how many. */
-size_t trial_walk(struct trial *trial, struct page *page, uint8_t mask, uint8_t want);
-void trial_walk_end(struct trial *trial);
-
-/* Counts the references between the members of a set that was made by trial_add(). */
+/* Counts the members of a set that was made by trial_add() or reach_root(), and the references between them. */
 void trial_count(struct trial *trial);
+
+/* The same for a set of everything but EXCLUDED, which it makes. */
+void trial_everything(struct trial *trial);
 
 /* Finds the garbage: clears weak references to it, queues finalizers, marks the rest of it with OURO_FLAG_GARBAGE, or
  * with OURO_FLAG_SAVED if all is to be saved. Afterwards all scratch words are 0. Allocates nothing, can't fail, runs
  * no user code but `visit`. */
 void trial_decide(struct trial *trial);
-
-/* Leaves the bits of the garbage of a page, which it marks; returns how much there is. */
-size_t trial_condemn_page(const struct trial *trial, struct page *page);
-
-/* The stack, for making sets; the collector's. */
-extern ouro_object *trial_stack[TRIAL_STACK];
 
 static inline bool trial_is_immortal(const ouro_object *o)
 {

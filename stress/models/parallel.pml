@@ -6,8 +6,8 @@
  * some left; any may be put as a piece, of which there are PIECES.  The seat is three variables here: `parked`, `help`, `granted`;
  * seat.pml is why it may be.  A futex is: sleep if the word is what was seen, and only an explicit wake ends it.
  *
- * Searched: when a pass is over nothing is left of its work and nobody is inside; nobody works in a world that runs, or beside
- * one who believes to be alone; nobody sleeps for ever.
+ * Searched: when a pass is over nothing is left of its work and nobody is inside; nobody works in a world that runs;
+ * nobody sleeps for ever.
  */
 #ifndef HELPERS
 #define HELPERS 2
@@ -41,7 +41,6 @@ byte items[PLACES]; /* in a participant's hands */
 
 byte left;  /* ghost: items that are not done */
 byte spare; /* that may still come to be */
-bool alone[PLACES]; /* who believes so */
 
 inline wake_all()
 {
@@ -72,12 +71,6 @@ inline do_item(me)
 {
     atomic {
         assert(!running);
-        a = 0;
-        do
-        :: a < PLACES -> assert(a == me || !alone[a]); a++
-        :: else -> break
-        od;
-        a = 0;
         if
         :: spare > 0 -> spare--; items[me]++; left++
         :: true -> items[me]--; left--
@@ -101,7 +94,6 @@ inline put_piece(me)
     }
     if
     :: got ->
-        alone[me] = 0;
         atomic { items[me]--; there[a] = 1 }
         atomic { put = (put + 1) % 4; got = asleep > 0 }
         if
@@ -135,19 +127,6 @@ inline take_piece(me)
     a = 0
 }
 
-inline look_around(me)
-{
-#ifdef MUTANT_ALONE_REVERSED
-    got = working == 1;
-    alone[me] = got && !there[0];
-    got = 0;
-#else
-    got = !there[0];
-    alone[me] = got && working == 1;
-    got = 0;
-#endif
-}
-
 /* A participant, from the place where it is counted as working, until the pass is over. */
 inline participate(me)
 {
@@ -157,10 +136,8 @@ again:
         if
         :: do_item(me)
         :: items[me] > 0 -> put_piece(me)
-        :: PIECES == 1 -> look_around(me)
         fi
     :: items[me] == 0 ->
-        alone[me] = 0;
 #ifdef MUTANT_IDLE_AFTER_PUT
         if
         :: true -> break
