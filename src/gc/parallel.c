@@ -50,7 +50,7 @@ enum {
     PUT_ONE = 1 << 16,
 };
 
-static uint32_t most = AUTOMATIC; /* setting; relaxed: a number */
+static uint32_t most = AUTOMATIC;  /* setting; relaxed: a number */
 static size_t least = LEAST_FIRST; /* by a test */
 static void (*opened)(void);       /* by a test */
 static void (*coming)(void);       /* by a test; read with the gate open */
