@@ -28,6 +28,7 @@ enum {
     BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
     GROWN_OBJECTS = 50000,  /* growth beyond double that is let pass */
     GROWN_BYTES = 64 << 20,
+    WAIT_MOST_NS = 1000000,
     YIELD_LOW = 10, /* per cent */
     YIELD_HIGH = 50,
 };
@@ -57,6 +58,8 @@ static uint64_t speeds[2] = {NS_FIRST,
                              NS_FIRST}; /* ns an object: young, old; slices look at the clock */
 static bool draining;                   /* old collections go on until few candidates are left */
 static bool deep_due;
+static bool
+    behind; /* garbage is made faster than young collections, which keep to the budget, find it */
 static size_t objects_when_begun, bytes_when_begun; /* what there was at its beginning */
 static size_t soft_limit;                           /* 0: none */
 static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
@@ -341,6 +344,7 @@ static void after_young_locked(const struct schedule_result *result)
         now /= 2;
     now = now > most ? most : now < least ? least : now;
     store_relaxed(&threshold, now);
+    store_relaxed(&behind, yield >= YIELD_HIGH && sets_has_new() && has_grown());
     store_relaxed(&not_before[0], os_now_ns() + rest_after(yield, result->pause_ns));
 }
 
@@ -399,10 +403,11 @@ static void after_old_locked(const struct schedule_result *result)
 }
 
 /* Each kind has its rests; one after the other they could leave the program nothing. So it has as long as the stop took, but after
- * a young one that did what it is for. */
+ * a young one that did what it is for: that came to the end of what is new, or found mostly garbage while that piles up. */
 static void rest_after_all(const struct schedule_result *result)
 {
-    bool worth = result->kind == OURO_GC_YOUNG && yield_of(result) >= YIELD_HIGH && !sets_has_new();
+    bool worth = result->kind == OURO_GC_YOUNG && yield_of(result) >= YIELD_HIGH &&
+                 (!sets_has_new() || has_grown());
 
     if (!result->automatic || worth || load_relaxed(&policy) == OURO_GC_THROUGHPUT)
         return;
@@ -453,6 +458,13 @@ ouro_status ouro_gc_set_soft_limit(size_t bytes, ouro_gc_pressure callback, void
 bool schedule_is_pressed(void)
 {
     return limit_is_passed();
+}
+
+uint64_t schedule_wait_for_others(void)
+{
+    if (!(load_relaxed(&behind) && sets_has_new()) && !limit_is_passed())
+        return 0;
+    return budget_in_force() < WAIT_MOST_NS ? budget_in_force() : WAIT_MOST_NS;
 }
 
 void schedule_press(void)
