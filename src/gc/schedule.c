@@ -58,8 +58,7 @@ static uint64_t speeds[2] = {NS_FIRST,
                              NS_FIRST}; /* ns an object: young, old; slices look at the clock */
 static bool draining;                   /* old collections go on until few candidates are left */
 static bool deep_due;
-static bool
-    behind; /* garbage is made faster than young collections, which keep to the budget, find it */
+static bool young_is_garbage; /* most of what the last young one has looked at was */
 static size_t objects_when_begun, bytes_when_begun; /* what there was at its beginning */
 static size_t soft_limit;                           /* 0: none */
 static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
@@ -344,7 +343,7 @@ static void after_young_locked(const struct schedule_result *result)
         now /= 2;
     now = now > most ? most : now < least ? least : now;
     store_relaxed(&threshold, now);
-    store_relaxed(&behind, yield >= YIELD_HIGH && sets_has_new() && has_grown());
+    store_relaxed(&young_is_garbage, yield >= YIELD_HIGH);
     store_relaxed(&not_before[0], os_now_ns() + rest_after(yield, result->pause_ns));
 }
 
@@ -462,7 +461,10 @@ bool schedule_is_pressed(void)
 
 uint64_t schedule_wait_for_others(void)
 {
-    if (!(load_relaxed(&behind) && sets_has_new()) && !limit_is_passed())
+    bool behind =
+        load_relaxed(&young_is_garbage) && has_grown() && above_zero(&net) > above_zero(&live) / 2;
+
+    if (!behind && !limit_is_passed())
         return 0;
     return budget_in_force() < WAIT_MOST_NS ? budget_in_force() : WAIT_MOST_NS;
 }
