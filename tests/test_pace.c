@@ -6,11 +6,13 @@
 
 #include "support.h"
 
+#include "base/os.h"
+
 #include <stdlib.h>
 
 static void begin(void);
 
-TestSuite(pace, .init = begin, .fini = leave);
+TestSuite(pace, .init = begin, .fini = leave, .timeout = 100);
 
 /* Of all collections since begin(). */
 static struct {
@@ -297,6 +299,35 @@ Test(pace, soft_limit_counts_external_bytes)
     cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
 }
 
+static void make_pairs(size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        ouro_decref(ring_new(2));
+}
+
+/* More than a stop looks at, at the end of each. */
+static void make_more(const ouro_gc_info *info, void *argument)
+{
+    (void)argument;
+    if (info->phase == OURO_GC_STOP && sum.stops < 2000)
+        make_pairs(2 * STOP_MOST);
+}
+
+Test(pace, soft_limit_while_others_make_garbage)
+{
+    make_pressure();
+    cr_assert_eq(ouro_gc_set_pause_budget(1), OURO_OK);
+    make_pairs(2 * STOP_MOST);
+    ouro_adjust_external_bytes(2 * LIMIT);
+    cr_assert_eq(ouro_gc_add_callback(make_more, NULL), OURO_OK);
+    ouro_safepoint();
+    cr_assert_eq(pressed, 1);
+    cr_assert_lt(sum.stops, 500, "%zu stops in one safepoint", sum.stops);
+    cr_assert_eq(ouro_gc_remove_callback(make_more, NULL), OURO_OK);
+    ouro_adjust_external_bytes(-2 * LIMIT);
+    cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
+}
+
 /* --- what automatic collections leave, and what they cost ------------------------------------------------ */
 
 /* Pairs that refer to each other, made, kept for long, and dropped: only old collections find them. */
@@ -451,6 +482,86 @@ Test(pace, big_old_garbage_does_not_pile_up)
     /* It begins when the heap has doubled and 50,000 more, and makes a slice in a millisecond. */
     cr_assert_leq(most, 15 * LENGTH, "%zu objects, of which %d lived", most, LENGTH);
     ouro_gc_disable();
+}
+
+/* While garbage piles up and is found there is no rest. */
+Test(pace, no_rest_while_garbage_piles_up)
+{
+    make_pairs(100000);
+    cr_assert_eq(ouro_gc_set_pause_budget(2000000), OURO_OK);
+    ouro_gc_enable();
+    forget();
+    while (stats_now().tracked > 80000) {
+        size_t before = sum.stops;
+
+        ouro_safepoint();
+        cr_assert_eq(sum.stops, before + 1, "%zu objects wait", stats_now().tracked);
+    }
+    cr_assert_gt(sum.stops, 1);
+    ouro_gc_disable();
+}
+
+/* The callback of a thread that collects: lets go of that when the other one has had its time. */
+static struct gate holding, let_go;
+
+static void hold_up(const ouro_gc_info *info, void *argument)
+{
+    (void)argument;
+    if (info->phase != OURO_GC_STOP)
+        return;
+    gate_open(&holding);
+    gate_wait(&let_go);
+}
+
+static void collect_once(void *argument)
+{
+    (void)argument;
+    ouro_gc_disable();
+    ouro_gc_enable(); /* asks */
+    ouro_safepoint();
+}
+
+/* Who makes garbage faster than another thread finds it waits for that one, but not for ever: it may have what that one wants. */
+Test(pace, who_makes_garbage_too_fast_waits)
+{
+    struct worker worker;
+    size_t passed = 0;
+
+    make_pairs(100000);
+    cr_assert_eq(ouro_gc_set_pause_budget(1000000), OURO_OK);
+    cr_assert_eq(ouro_gc_add_callback(hold_up, NULL), OURO_OK);
+    ouro_gc_enable();
+    worker_start(&worker, collect_once, NULL);
+    gate_wait(&holding);
+    uint64_t end = os_now_ns() + 100000000;
+    while (os_now_ns() < end) {
+        make_pairs(1);
+        ouro_safepoint();
+        passed++;
+    }
+    ouro_gc_disable();
+    gate_open(&let_go);
+    worker_join(&worker);
+    cr_assert_eq(ouro_gc_remove_callback(hold_up, NULL), OURO_OK);
+    /* Each waited for a millisecond. */
+    cr_assert(passed > 0 && passed < 1000, "%zu safepoints in 100 ms", passed);
+}
+
+Test(pace, a_budget_without_end)
+{
+    struct node *tree = tree_new(14);
+
+    cr_assert_eq(ouro_gc_set_pause_budget(UINT64_MAX), OURO_OK);
+    ouro_collect();
+    for (int i = 0; i < 3000; i++) /* one that is cut */
+        ouro_decref(ouro_incref(tree));
+    ouro_collect_kind(OURO_GC_OLD);
+    cr_assert_gt(sum.last.cut, 0);
+    forget();
+    cr_assert_not(ouro_collect_step(0));
+    cr_assert(sum.of_kind[OURO_GC_DEEP] > 0 && sum.of_kind[OURO_GC_DEEP] <= 2, "%zu slices",
+              sum.of_kind[OURO_GC_DEEP]);
+    ouro_decref(tree);
 }
 
 Test(pace, frozen_objects_cost_nothing)

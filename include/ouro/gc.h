@@ -161,7 +161,8 @@ OURO_API ouro_status ouro_gc_set_policy(ouro_gc_policy policy);
 OURO_API ouro_gc_policy ouro_gc_get_policy(void);
 
 /* How long automatic collections may stop the world, in nanoseconds; half a millisecond at first. It is a goal: it is kept by looking at as
- * many objects as took that long lately, and in slices of a deep one at the clock. OURO_INVALID: 0. Any thread; never a safepoint. */
+ * many objects as took that long lately, and in slices of a deep one at the clock. A thread that makes garbage faster than another one
+ * finds it waits for that one, at an explicit safepoint, so long at most, and a millisecond. OURO_INVALID: 0. Any thread; never a safepoint. */
 OURO_API ouro_status ouro_gc_set_pause_budget(uint64_t nanoseconds);
 OURO_API uint64_t ouro_gc_get_pause_budget(void);
 

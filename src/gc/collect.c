@@ -27,12 +27,14 @@
 #include <ouro/slot.h>
 #include <ouro/thread.h>
 
+#include <limits.h>
 #include <string.h>
 
 enum {
     CALLBACKS_MAX = 32,
     COLLECT_ROUNDS = 100,       /* of collecting and running finalizers that one call may take */
     SHUTDOWN_ROUNDS = 100,      /* of such calls */
+    ALL_DUE_LEAST = 10000,      /* objects that a round may look at when memory is short */
     KEEP_EMPTY_PAGES = 64,      /* of a seat, at a collection; and an eighth of what it uses */
     KEEP_EMPTY_BYTES = 8 << 20, /* free, of all, and what was used since the last collection */
 };
@@ -73,11 +75,24 @@ void collect_claim_wait(struct seat *self)
     seat_attach(self);
 }
 
+/* Until it is let go, at most so long, and without taking it: for who collects runs code of the program, which may wait for something
+ * that this thread has. */
+static void claim_pass(struct seat *self, uint64_t most_ns)
+{
+    uint32_t state = CLAIM_TAKEN;
+
+    seat_detach(self);
+    /* [K1] nothing hangs on it: the claim stays whose it is; collect_claim_release() */
+    if (cas_acq_rel(&claim, &state, (uint32_t)CLAIM_AWAITED) || state == CLAIM_AWAITED)
+        os_futex_wait(&claim, CLAIM_AWAITED, most_ns);
+    seat_attach(self);
+}
+
 void collect_claim_release(void)
 {
-    /* [K1] release: all that this collection did; claim_try(), collect_claim_wait() */
+    /* [K1] release: all that this collection did; claim_try(), collect_claim_wait(). All that wait: some don't want it. */
     if (exchange_acq_rel(&claim, (uint32_t)CLAIM_FREE) == CLAIM_AWAITED)
-        os_futex_wake(&claim, 1);
+        os_futex_wake(&claim, INT_MAX);
 }
 
 /* --- callbacks --------------------------------------------------------------------------------------- */
@@ -345,13 +360,19 @@ static struct sets_limit limit_in_force(ouro_gc_kind kind)
     return set_limit.objects ? set_limit : schedule_limit(kind);
 }
 
-/* Memory is short: all garbage, in short stops without a rest. The first round ends what is under way, which does not know of the latest. */
+/* Memory is short: all garbage, in short stops without a rest. The first round ends what is under way, which does not know of the latest.
+ * What others make meanwhile is not waited for: they may make it faster than we look at it. */
 static void collect_all_due(struct seat *self)
 {
     for (int rounds = deep_is_under_way() ? 2 : 1; rounds > 0; rounds--) {
+        /* Half of each young one is for what has just been made. */
+        size_t most = 2 * schedule_live() + ALL_DUE_LEAST, looked = 0;
+
         do
-            collect(self, OURO_GC_AUTOMATIC, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG));
-        while (sets_has_new());
+            looked += collect(self, OURO_GC_AUTOMATIC, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG))
+                          .members +
+                      1;
+        while (sets_has_new() && looked < most);
         do
             collect(self, OURO_GC_AUTOMATIC, OURO_GC_DEEP, schedule_limit(OURO_GC_DEEP));
         while (deep_is_under_way());
@@ -401,7 +422,11 @@ void collect_automatic(struct seat *self)
     }
     bool due = schedule_is_due(&kind);
     if (!due || !claim_try()) {
-        if (!due)
+        uint64_t wait_ns = due ? schedule_wait_for_others() : 0;
+
+        if (wait_ns)
+            claim_pass(self, wait_ns);
+        if (!due || wait_ns)
             schedule_ask(self);
         come_again(self);
         return;

@@ -510,7 +510,8 @@ static bool go_on_to(struct trial *trial, const struct sets_limit *limit, size_t
 
 void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep_slice *slice)
 {
-    uint64_t end = limit->ns ? os_now_ns() + limit->ns : UINT64_MAX;
+    uint64_t start = os_now_ns();
+    uint64_t end = limit->ns && limit->ns < UINT64_MAX - start ? start + limit->ns : UINT64_MAX;
     bool first = phase == NONE, over;
 
     *slice = (struct deep_slice){0};

@@ -28,6 +28,7 @@ enum {
     BYTES_LEAST = 16 << 20, /* growth in bytes before bytes count */
     GROWN_OBJECTS = 50000,  /* growth beyond double that is let pass */
     GROWN_BYTES = 64 << 20,
+    WAIT_MOST_NS = 1000000,
     YIELD_LOW = 10, /* per cent */
     YIELD_HIGH = 50,
 };
@@ -57,6 +58,7 @@ static uint64_t speeds[2] = {NS_FIRST,
                              NS_FIRST}; /* ns an object: young, old; slices look at the clock */
 static bool draining;                   /* old collections go on until few candidates are left */
 static bool deep_due;
+static bool finds_garbage[2]; /* the last young one, old one: 10 % of what it looked at */
 static size_t objects_when_begun, bytes_when_begun; /* what there was at its beginning */
 static size_t soft_limit;                           /* 0: none */
 static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
@@ -391,18 +393,23 @@ static void after_old_locked(const struct schedule_result *result)
     } else {
         store_relaxed(&deep_due, false);
     }
-    /* An old one knows nothing of candidates that are new, so it does not say so without need. */
+    /* An old one knows nothing of what is new, so it does not say so without need, and not of that. */
     if (result->kind != OURO_GC_OLD || (result->cleared && sets_cut_count() == 0 && has_grown())) {
-        store_relaxed(&settled_objects, above_zero(&live));
-        store_relaxed(&settled_bytes, used_bytes());
+        size_t objects = above_zero(&live), bytes = used_bytes();
+        size_t fresh = result->kind == OURO_GC_OLD ? above_zero(&net) : 0;
+        size_t left = objects > fresh ? objects - fresh : 0;
+
+        store_relaxed(&settled_objects, left);
+        store_relaxed(&settled_bytes, fresh ? bytes / (objects ? objects : 1) * left : bytes);
     }
 }
 
 /* Each kind has its rests; one after the other they could leave the program nothing. So it has as long as the stop took, but after
- * a young one that did what it is for. */
+ * a young one that did what it is for: that came to the end of what is new, or a young or old one that found mostly garbage while that piles up. */
 static void rest_after_all(const struct schedule_result *result)
 {
-    bool worth = result->kind == OURO_GC_YOUNG && yield_of(result) >= YIELD_HIGH && !sets_has_new();
+    bool worth = result->kind <= OURO_GC_OLD && yield_of(result) >= YIELD_HIGH &&
+                 ((result->kind == OURO_GC_YOUNG && !sets_has_new()) || has_grown());
 
     if (!result->automatic || worth || load_relaxed(&policy) == OURO_GC_THROUGHPUT)
         return;
@@ -414,8 +421,10 @@ void schedule_collected(const struct schedule_result *result)
     add(&net, -result->net_new);
     fetch_add_relaxed(&candidates, (int64_t)result->put);
     mutex_lock(&settings);
-    if (result->kind <= OURO_GC_OLD)
+    if (result->kind <= OURO_GC_OLD) {
         learn_speed(result);
+        store_relaxed(&finds_garbage[result->kind], yield_of(result) >= YIELD_LOW);
+    }
     if (result->slice) {
         after_slice_locked(result);
     } else if (result->kind == OURO_GC_YOUNG) {
@@ -453,6 +462,17 @@ ouro_status ouro_gc_set_soft_limit(size_t bytes, ouro_gc_pressure callback, void
 bool schedule_is_pressed(void)
 {
     return limit_is_passed();
+}
+
+uint64_t schedule_wait_for_others(void)
+{
+    bool behind = has_grown() &&
+                  ((load_relaxed(&finds_garbage[0]) && above_zero(&net) > above_zero(&live) / 2) ||
+                   (load_relaxed(&finds_garbage[1]) && old_is_wanted()));
+
+    if (!behind && !limit_is_passed())
+        return 0;
+    return budget_in_force() < WAIT_MOST_NS ? budget_in_force() : WAIT_MOST_NS;
 }
 
 void schedule_press(void)

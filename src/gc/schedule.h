@@ -59,6 +59,10 @@ void schedule_collected(const struct schedule_result *result);
 bool schedule_is_pressed(void);
 void schedule_press(void);
 
+/* For a thread that makes objects while another one collects: how long it should wait for that one, at most, since it makes garbage
+ * faster than that is found; 0: not at all. */
+uint64_t schedule_wait_for_others(void);
+
 /* For fork: the mutex of the settings. */
 void schedule_fork_prepare(void);
 void schedule_fork_done(void);
