@@ -266,6 +266,8 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
         break;
     }
     trial_decide(trial);
+    if (result->slice)
+        deep_decided(trial);
     if (result->kind == OURO_GC_FULL)
         sets_full_done();
     result->cleared = result->kind != OURO_GC_YOUNG && !result->slice && !sets_has_candidates();

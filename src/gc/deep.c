@@ -1,5 +1,5 @@
 /*
- * gc/deep.c - a deep collection in slices: guess in many short stops, prove in one.
+ * gc/deep.c - a deep collection in slices: guess in many short stops, then prove.
  *
  * Between the slices the program runs, and nothing tells the collector what it does.  So what the slices find is a guess:
  *
@@ -8,11 +8,14 @@
  *    CLOSURE  each object that the roots reach is looked into once: every reference to a member adds 1 to that one's sum
  *    HELD     a member that has more or fewer references than its sum is held; or if it is a candidate again, for then
  *             the program has had it in its hands since.  What is held is no member any more, and holds what it refers to
- *    proof    the members that are left are presumed to be garbage.  An exact trial deletion over them alone, in one
- *             stop, decides
+ *    PIECES   the members that are left are presumed to be garbage.  In each slice some roots and what they reach, as far
+ *             as members go, is the set of an exact trial deletion.  Each member is in one such set; what it keeps
+ *             is TRIED, and still a member, for something that refers to it may be garbage of another set
+ *    proof    an exact trial deletion over all members that are left, in one stop
  *
- * If more are left than one stop should look at, their sums are made anew, from themselves alone, and HELD comes again: what
- * the program has only moved about meanwhile does not add up any more (AGAIN, SUMS).
+ * If more are left after HELD than one stop should look at, their sums are made anew, from themselves alone, and HELD comes
+ * again: what the program has only moved about meanwhile does not add up any more (AGAIN, SUMS).  If they are few enough there
+ * is nothing but the proof.
  *
  * Why nothing that lives is freed: a trial is right for any set.  Why nothing is lost: garbage that was garbage when ROOTS
  * ended is never touched again, so its sums are exact, and it is in the last set; other garbage lost its last reference
@@ -35,14 +38,19 @@
 #include "thread/world.h"
 
 enum {
-    ROOT = SCRATCH_OWN,  /* it was a candidate */
-    STEP_OBJECTS = 1000, /* from one look at the clock to the next */
-    PROOF_NS = 50,       /* for an object of the proof, about */
-    END_OBJECTS = 20000, /* that one stop of deep_end() looks at */
-    ROUNDS = 2,          /* of making sums anew */
+    ROOT = SCRATCH_OWN, /* it was a candidate */
+    TRIED =
+        SCRATCH_COMPLETE, /* it has been in the set of a slice, or in a piece that was too large */
+    STEP_OBJECTS = 1000,  /* from one look at the clock to the next */
+    PROOF_NS = 50,        /* for an object of the proof, about */
+    PIECE_NS = 80,        /* the same, and to find it */
+    PIECE_LOOKS = 4,      /* the same in objects and references, about */
+    PIECE_MOST = 16384,   /* objects of a piece */
+    END_OBJECTS = 20000,  /* that one stop of deep_end() looks at */
+    ROUNDS = 2,           /* of making sums anew */
 };
 
-enum phase { NONE, ROOTS, CLOSURE, HELD, AGAIN, SUMS };
+enum phase { NONE, ROOTS, CLOSURE, HELD, AGAIN, SUMS, PIECES };
 
 /* [stopped] */
 static enum phase phase; /* relaxed R by anyone */
@@ -62,6 +70,15 @@ static struct {
     unsigned next;
     ouro_object *ring[TRIAL_RING];
 } pass;
+
+/* PIECES: the one that is being found, in the order in which it is reached. */
+static struct {
+    struct trial *trial;
+    size_t most; /* members of the set of this slice */
+    bool cut;    /* something was left out */
+    size_t count;
+    ouro_object *objects[PIECE_MOST];
+} piece;
 
 bool deep_is_under_way(void)
 {
@@ -165,6 +182,19 @@ static void enter(ouro_object *o)
     make_member(o, SCRATCH_GUESSED + SCRATCH_ONE);
 }
 
+/* It becomes part of the piece that is being found, if it may. */
+static void join(ouro_object *o)
+{
+    if (o->ouro.gc & TRIED)
+        return;
+    if (piece.count == PIECE_MOST || piece.trial->members + piece.count == piece.most) {
+        piece.cut = true;
+        return;
+    }
+    o->ouro.gc |= TRIED;
+    piece.objects[piece.count++] = o;
+}
+
 /* A member refers to it, or in HELD something that is held. */
 static inline void reached(ouro_object *o)
 {
@@ -177,6 +207,8 @@ static inline void reached(ouro_object *o)
             enter(o);
     } else if (phase == HELD) {
         hold(o);
+    } else if (phase == PIECES) {
+        join(o);
     } else if (OURO_LIKELY(scratch < SCRATCH_HELD)) {
         o->ouro.gc = scratch + SCRATCH_ONE;
     }
@@ -280,8 +312,8 @@ static bool is_held(const ouro_object *o)
            (uint32_t)count != o->ouro.gc / SCRATCH_ONE || trial_is_immortal(o) || sets_is_noted(o);
 }
 
-/* Calls `step` with the members of the page from granule_at on. False: the limit was reached. */
-static bool go_through_page(struct page *page, size_t limit, void (*step)(ouro_object *o))
+/* Calls `step` with the members of the page from granule_at on. False: the limit was reached, or `step` said so; it is called with that one again. */
+static bool go_through_page(struct page *page, size_t limit, bool (*step)(ouro_object *o))
 {
     uint64_t *map = page_guessed(page);
 
@@ -297,17 +329,17 @@ static bool go_through_page(struct page *page, size_t limit, void (*step)(ouro_o
         pass.slice->looked++;
         granule_at += (uint32_t)__builtin_ctzll(bits);
         ouro_object *o = object_at(page, granule_at / 64, (uint64_t)1 << granule_at % 64);
-        if (is_member(o))
-            step(o);
-        else
+        if (!is_member(o))
             map_clear(map, o);
+        else if (!step(o))
+            return false;
     }
     pass.slice->looked++;
     return true;
 }
 
 /* The same with the rest of page_at; true if it is through, and the next one's turn. */
-static bool go_on_through_page(size_t limit, void (*step)(ouro_object *o))
+static bool go_on_through_page(size_t limit, bool (*step)(ouro_object *o))
 {
     if (!sets_page_in_use(page_at))
         map_empty(page_guessed(page_at));
@@ -318,10 +350,11 @@ static bool go_on_through_page(size_t limit, void (*step)(ouro_object *o))
     return true;
 }
 
-static void hold_if_held(ouro_object *o)
+static bool hold_if_held(ouro_object *o)
 {
     if (is_held(o))
         hold(o);
+    return true;
 }
 
 /* What is reached first, so that little is to be done at any time. */
@@ -337,10 +370,11 @@ static bool hold_all(size_t limit)
     }
 }
 
-static void begin_again(ouro_object *o)
+static bool begin_again(ouro_object *o)
 {
     o->ouro.gc &= SCRATCH_GUESSED | ROOT;
     will_do(page_of(o), o);
+    return true;
 }
 
 static bool begin_all_again(size_t limit)
@@ -350,6 +384,64 @@ static bool begin_all_again(size_t limit)
             return false;
     }
     return true;
+}
+
+/* --- pieces -------------------------------------------------------------------------------------------- */
+
+/* True if all of the piece has been found: nothing was left out. */
+static bool find_piece(ouro_object *root)
+{
+    piece.count = 0;
+    piece.cut = false;
+    join(root);
+    for (size_t i = 0; i < piece.count && !piece.cut;) {
+        while (i < piece.count)
+            look_into(piece.objects[i++]);
+        reach_all_asked_for();
+    }
+    return !piece.cut;
+}
+
+/* False: there is no room for it beside others; it is for the next slice. */
+static bool make_piece(ouro_object *root)
+{
+    if (!(root->ouro.gc & ROOT) || (root->ouro.gc & TRIED))
+        return true;
+    if (find_piece(root)) {
+        for (size_t i = 0; i < piece.count; i++) {
+            map_clear(page_guessed(page_of(piece.objects[i])), piece.objects[i]);
+            trial_add(piece.trial, piece.objects[i]);
+        }
+    } else if (piece.count < PIECE_MOST && piece.trial->members) {
+        for (size_t i = 0; i < piece.count; i++)
+            piece.objects[i]->ouro.gc &= ~(uint32_t)TRIED;
+        return false;
+    }
+    return true;
+}
+
+/* True: all roots have been looked at. */
+static bool make_pieces(struct trial *trial, const struct sets_limit *limit)
+{
+    piece.trial = trial;
+    trial->keep = KEEP_GUESSED;
+    while (page_at) {
+        if (!go_on_through_page(limit->objects, make_piece))
+            return false;
+    }
+    return true;
+}
+
+void deep_keep(struct page *page, ouro_object *o)
+{
+    o->ouro.gc = SCRATCH_GUESSED | TRIED;
+    map_set(page_guessed(page), o);
+}
+
+void deep_decided(const struct trial *trial)
+{
+    if (trial->keep == KEEP_GUESSED)
+        members -= trial->garbage < members ? trial->garbage : members;
 }
 
 /* --- the end ------------------------------------------------------------------------------------------- */
@@ -418,7 +510,7 @@ static void prove(struct trial *trial)
 static void forget(struct trial *trial, ouro_object *o)
 {
     (void)trial;
-    if (o->ouro.gc & ROOT) {
+    if (o->ouro.gc & (ROOT | TRIED)) { /* it, or what leads there, was a candidate */
         o->ouro.flags |= OURO_FLAG_NOTED;
         sets_note(page_of(o), o);
     }
@@ -458,7 +550,7 @@ void deep_end(struct seat *self)
 /* --- a slice ------------------------------------------------------------------------------------------- */
 
 /* Goes on in the phase that it is in; true if that is over. */
-static bool go_on(const struct sets_limit *limit, bool first)
+static bool go_on(struct trial *trial, const struct sets_limit *limit, bool first)
 {
     switch (phase) {
     case ROOTS:
@@ -468,9 +560,25 @@ static bool go_on(const struct sets_limit *limit, bool first)
         return look_into_all(limit->objects);
     case AGAIN:
         return begin_all_again(limit->objects);
+    case PIECES:
+        return make_pieces(trial, limit);
     default:
         return hold_all(limit->objects);
     }
+}
+
+/* What comes after the phase that is over; NONE: the proof. */
+static enum phase next_phase(size_t one_stop)
+{
+    static const enum phase next[] = {
+        [ROOTS] = CLOSURE, [CLOSURE] = HELD, [AGAIN] = SUMS, [SUMS] = HELD};
+
+    if (phase != HELD || members <= one_stop)
+        return phase == HELD || phase == PIECES ? NONE : next[phase];
+    if (rounds == ROUNDS)
+        return PIECES;
+    rounds++;
+    return AGAIN;
 }
 
 /* Whether the proof is short enough for the rest of this slice, or for one of its own. */
@@ -485,27 +593,25 @@ static bool proof_fits(const struct sets_limit *limit, uint64_t left_ns)
 static bool go_on_to(struct trial *trial, const struct sets_limit *limit, size_t objects,
                      bool first, uint64_t end)
 {
-    static const enum phase next[] = {
-        [ROOTS] = CLOSURE, [CLOSURE] = HELD, [AGAIN] = SUMS, [SUMS] = HELD};
     const struct sets_limit step = {.objects = objects};
 
-    while (go_on(&step, first)) {
-        if (phase != HELD) {
-            go_on_with(next[phase]);
+    while (go_on(trial, &step, first)) {
+        if (trial->members) /* pieces, the last ones */
+            return true;
+        enum phase next = next_phase(limit->ns ? limit->ns / PROOF_NS : limit->objects);
+        if (next != NONE) {
+            go_on_with(next);
+            if (next == PIECES) /* they have a slice of their own */
+                return true;
             continue;
         }
         uint64_t now = limit->ns ? os_now_ns() : 0;
-        if (rounds < ROUNDS && members > (limit->ns ? limit->ns / PROOF_NS : limit->objects)) {
-            rounds++;
-            go_on_with(AGAIN);
-            continue;
-        }
         /* It is one stop, however many there are: not at the end of one that has done much. */
         if (pass.slice->looked == 0 || proof_fits(limit, now < end ? end - now : 0))
             prove(trial);
         return true;
     }
-    return pass.slice->looked >= limit->objects;
+    return pass.slice->looked >= limit->objects || trial->members == piece.most;
 }
 
 void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep_slice *slice)
@@ -517,6 +623,7 @@ void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep
     *slice = (struct deep_slice){0};
     pass.visitor.fields = look_at_fields;
     pass.slice = slice;
+    piece.most = (limit->ns ? limit->ns / PIECE_NS : limit->objects / PIECE_LOOKS) + 1;
     if (first)
         go_on_with(ROOTS);
     do {
@@ -525,6 +632,8 @@ void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep
 
         over = go_on_to(trial, limit, slice->looked + step, first, end);
         first = false;
-    } while (!over && (!limit->ns || os_now_ns() < end));
+    } while (!over && (!limit->ns || os_now_ns() + trial->members * PROOF_NS < end));
+    if (phase == PIECES)
+        trial_count(trial);
     slice->members = members;
 }

@@ -364,14 +364,20 @@ static void after_slice_locked(const struct schedule_result *result)
         times = 0;
     store_relaxed(&not_before[OURO_GC_DEEP],
                   os_now_ns() + times * pause_that_counts(result->pause_ns));
+    if (result->garbage) {
+        size_t left =
+            objects_when_begun > result->garbage ? objects_when_begun - result->garbage : 0;
+
+        if (objects_when_begun)
+            bytes_when_begun = bytes_when_begun / objects_when_begun * left;
+        objects_when_begun = left;
+    }
     if (result->under_way)
         return;
     store_relaxed(&deep_due, false);
     size_t objects = above_zero(&live), bytes = used_bytes();
-    size_t left = objects_when_begun > result->garbage ? objects_when_begun - result->garbage : 0;
-    size_t share = objects_when_begun ? bytes_when_begun / objects_when_begun * left : bytes;
-    store_relaxed(&settled_objects, left < objects ? left : objects);
-    store_relaxed(&settled_bytes, share < bytes ? share : bytes);
+    store_relaxed(&settled_objects, objects_when_begun < objects ? objects_when_begun : objects);
+    store_relaxed(&settled_bytes, bytes_when_begun < bytes ? bytes_when_begun : bytes);
 }
 
 static void after_old_locked(const struct schedule_result *result)

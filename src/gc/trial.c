@@ -28,6 +28,7 @@
 #include "gc/trial.h"
 
 #include "gc/debug.h"
+#include "gc/deep.h"
 #include "gc/mark.h"
 #include "gc/pass.h"
 #include "gc/sets.h"
@@ -370,7 +371,9 @@ static void condemn_page(struct worker *w, struct page *page)
             ouro_object *o = object_at(page, word, bits);
 
             if (o->ouro.gc == 0) {
-                if (keep != KEEP_AS_IS)
+                if (keep == KEEP_GUESSED)
+                    deep_keep(page, o);
+                else if (keep != KEEP_AS_IS)
                     sets_kept(o, keep == KEEP_EXAMINED);
                 continue;
             }

@@ -33,6 +33,7 @@ enum trial_keep {
     KEEP_AS_IS,
     KEEP_YOUNG,    /* no longer NEW; in the map if a candidate */
     KEEP_EXAMINED, /* the same, and no candidate: all that it reaches was in the set */
+    KEEP_GUESSED,  /* they are part of a deep collection in slices again: gc/deep.h */
 };
 
 struct trial {
