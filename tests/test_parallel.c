@@ -404,6 +404,39 @@ Test(parallel, immortal_objects)
     expect_left(501);
 }
 
+static void incref_all(void *argument)
+{
+    struct array *array = argument;
+
+    for (size_t i = 0; i < array->count; i++)
+        ouro_incref(array->items[i]);
+}
+
+/* There are several references to each, and its count is one for ever: who marks it is not the only one who comes. */
+Test(parallel, immortal_objects_that_look_as_if_one_held_them)
+{
+    enum { HOLDERS = 8, COUNT = 1000 };
+    struct array *holders[HOLDERS], *immortal = array_new(COUNT);
+
+    for (size_t i = 0; i < COUNT; i++)
+        immortal->items[i] = OURO_OF(node_new(NULL, NULL));
+    run_in_thread(incref_all, immortal);
+    for (size_t i = 0; i < COUNT; i++)
+        ouro_immortalize(immortal->items[i]);
+    for (size_t i = 0; i < HOLDERS; i++) {
+        holders[i] = array_new(COUNT);
+        memcpy(holders[i]->items, immortal->items, COUNT * sizeof(ouro_object *));
+    }
+    for (int round = 0; round < SCALE(100, 50); round++) {
+        ouro_decref(ring_new(1));
+        cr_assert_eq(shared(OURO_GC_FULL), 1);
+    }
+    for (size_t i = 0; i < HOLDERS; i++)
+        ouro_decref(holders[i]);
+    ouro_decref(immortal);
+    expect_left(COUNT);
+}
+
 Test(parallel, visit_runs_on_other_threads)
 {
     enum { COUNT = 2000 };

@@ -39,7 +39,8 @@ static bool rescan_wanted; /* [atomic] relaxed: read when the pass is over */
 
 /* --- whose an object is ------------------------------------------------------------------------------ */
 
-/* Whether others may come to the object at the same time: not if there is but one reference to it. */
+/* Whether others may come to the object at the same time: not if there is but one reference to it. The count of an immortal
+ * object says nothing. */
 static inline bool is_contended(const struct worker *w, const ouro_object *o)
 {
     return w->shared && count_sum(load_relaxed(&o->ouro.owned), load_relaxed(&o->ouro.shared)) != 1;
@@ -51,7 +52,7 @@ static inline bool claim_to_mark(struct worker *w, ouro_object *o)
 
     if (!(scratch & SCRATCH_MEMBER)) /* not in the set, or held already */
         return false;
-    if (!is_contended(w, o))
+    if (scratch < SCRATCH_HELD && !is_contended(w, o)) /* HELD may be an immortal one */
         store_relaxed(&o->ouro.gc, 0u);
     else if (!cas_relaxed(&o->ouro.gc, &scratch, 0u))
         return false;
@@ -162,8 +163,8 @@ static void ask_for_help(struct worker *w, size_t objects)
 {
     if (objects < share_at)
         return;
-    if (pass_share(objects))
-        w->limit = w->top;
+    if (pass_share(objects)) /* what is taken later has to be below the limit, too */
+        w->limit = w->top > STACK_SHORT ? w->top : (size_t)STACK_SHORT;
     else
         share_at = objects + SHARE_STEP;
 }
@@ -243,6 +244,7 @@ static bool take(struct worker *w)
     }
     for (size_t i = 0; i < piece->count; i++)
         w->stack[w->top++] = piece->objects[i];
+    ASSERT(w->top <= w->limit);
     parallel_give_back(piece);
     return true;
 }
@@ -260,8 +262,10 @@ static inline __attribute__((always_inline)) void drain(struct worker *w, claim 
             __builtin_prefetch(o, 1);
             ring[(first + count++) % TRIAL_RING] = o;
         }
-        if (OURO_UNLIKELY(w->base) && w->top == w->base)
+        if (OURO_UNLIKELY(w->base) && w->top == w->base) {
             w->top = w->base = 0;
+            w->limit = STACK_SHORT;
+        }
         if (count == 0)
             return;
         if (OURO_UNLIKELY(--w->until_look == 0) && look_around(w)) {
