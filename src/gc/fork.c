@@ -14,10 +14,12 @@
  * but for a deep one between two slices, since the claim is ours: taken, or had by the callback that we are in.
  *
  * What may surprise: mutexes are unlocked in the child and not made anew, for it is this thread that has them.
- * `visitors` is the exception: another thread may have it.
+ * `visitors` may be another thread's, so it is no mutex but a word, which the child can write.
  *
  * docs/internals/fork.md lists all static variables of the library and what becomes of them.
  */
+#include "base/atomic.h"
+#include "base/os.h"
 #include "gc/collect.h"
 #include "gc/schedule.h"
 #include "heap/page.h"
@@ -36,7 +38,7 @@
 
 #include <pthread.h>
 
-/* All internal mutexes but `world` and `visitors`, in the order in which they are taken. */
+/* All internal mutexes but `world`, in the order in which they are taken. */
 static const struct {
     void (*prepare)(void);
     void (*parent)(void);
@@ -54,7 +56,9 @@ static const struct {
 };
 enum { MODULES = sizeof modules / sizeof *modules };
 
-static mutex visitors = MUTEX_INIT; /* who has the reserved seat; waited for while unregistered */
+enum { VISITORS_NONE, VISITORS_ONE, VISITORS_MORE };
+
+static uint32_t visitors; /* [atomic] [K2] has one the reserved seat, do others wait for it, unregistered */
 
 /* [stopped] */
 static struct seat *forking; /* NULL: nobody is between prepare and the other two */
@@ -62,15 +66,28 @@ static ouro_state state_before;
 
 /* --- the caller's own state ------------------------------------------------------------------------------ */
 
+static void leave(void)
+{
+    /* [K2] release: all that this visitor did with the seat; visit() */
+    if (exchange_acq_rel(&visitors, (uint32_t)VISITORS_NONE) == VISITORS_MORE)
+        os_futex_wake(&visitors, 1);
+}
+
 static ouro_status visit(struct seat **seat)
 {
-    mutex_lock(&visitors);
+    uint32_t state = VISITORS_NONE;
+
+    /* [K2] acquire, both: all that the last visitor did; leave(). Who comes from waiting leaves MORE behind. */
+    if (!cas_acq_rel(&visitors, &state, (uint32_t)VISITORS_ONE)) {
+        while (exchange_acq_rel(&visitors, (uint32_t)VISITORS_MORE) != VISITORS_NONE)
+            os_futex_wait(&visitors, VISITORS_MORE, 0);
+    }
     ouro_status status = seat_reserve(seat);
 
     if (status == OURO_OK)
         seat_self = *seat;
     else
-        mutex_unlock(&visitors);
+        leave();
     return status;
 }
 
@@ -80,7 +97,7 @@ static void restore(struct seat *self, ouro_state before)
         seat_detach(self);
     if (before == OURO_STATE_UNREGISTERED) {
         seat_self = NULL;
-        mutex_unlock(&visitors);
+        leave();
     }
 }
 
@@ -159,7 +176,6 @@ static void vanish(struct seat *self, struct seat *seat)
 
 void ouro_fork_child(void)
 {
-    static const mutex unlocked = MUTEX_INIT;
     struct seat *self = prepared("ouro_fork_child()");
 
     for (uint32_t id = seat_count(); id > 0; id--) {
@@ -170,7 +186,7 @@ void ouro_fork_child(void)
     grace_vanish();
     world_vanish();
     if (state_before != OURO_STATE_UNREGISTERED)
-        visitors = unlocked;
+        store_relaxed(&visitors, (uint32_t)VISITORS_NONE);
     for (size_t i = MODULES; i > 0; i--)
         modules[i - 1].child();
     /* Those whose turn it was to look after what is retired are gone. */
