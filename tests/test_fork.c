@@ -470,7 +470,7 @@ Test(fork, a_thread_that_waits_to_attach)
 
 /* --- what vanished threads leave -------------------------------------------------------------------------- */
 
-static struct gate begin, go_on;
+static struct gate begin, go_on, forked;
 
 /* The first time only: the child goes on with the destruction in a world that nobody stops. No safepoint. */
 static void await_stop(struct node *node)
@@ -563,6 +563,7 @@ static void own_a_node(void *argument)
     gate_open(&begin);
     gate_wait_attached(&go_on);
     ouro_safepoint(); /* parks, with a hint in the inbox and something retired in the open batch */
+    gate_wait(&forked);
 }
 
 Test(fork, inboxes_and_retired_references_of_vanished_threads)
@@ -582,6 +583,7 @@ Test(fork, inboxes_and_retired_references_of_vanished_threads)
         live_on(OURO_STATE_ATTACHED);
         _exit(0);
     }
+    gate_open(&forked);
     expect_success(pid);
     worker_join(&worker);
     ouro_synchronize();
@@ -647,6 +649,7 @@ Test(fork, objects_of_vanished_owners)
         live_on(OURO_STATE_ATTACHED);
         _exit(0);
     }
+    gate_open(&forked);
     expect_success(pid);
     worker_join(&worker);
     ouro_decref(shared_node);
