@@ -108,6 +108,7 @@ ouro_status ouro_fork_prepare(void)
     ouro_state before = ouro_thread_state();
     struct seat *self = seat_self;
 
+    thread_fork_prepare();
     if (before == OURO_STATE_UNREGISTERED) {
         ouro_status status = visit(&self);
 

@@ -163,6 +163,10 @@ uint32_t seat_threads(void);
  * other. It is not counted as a thread and is there when the registry is closed, too. */
 ouro_status seat_reserve(struct seat **seat);
 
+/* For fork, before anything else: the key is made, so that no thread can vanish while it makes it. The C library may begin such a
+ * pthread_once() again in the child, or wait for ever (musl, ThreadSanitizer). */
+void thread_fork_prepare(void);
+
 /* For fork: the registry mutex; and, with it, in the child: all other threads have left their seats. */
 void seat_fork_prepare(void);
 void seat_fork_done(void);

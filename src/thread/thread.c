@@ -45,6 +45,11 @@ static void make_key(void)
     key_failed = pthread_key_create(&key, at_thread_end) != 0;
 }
 
+void thread_fork_prepare(void)
+{
+    pthread_once(&key_once, make_key);
+}
+
 ouro_status ouro_thread_register(const char *name)
 {
     struct seat *seat;
