@@ -187,7 +187,7 @@ void ouro_fork_child(void)
     grace_vanish();
     world_vanish();
     if (state_before != OURO_STATE_UNREGISTERED)
-        store_relaxed(&visitors, (uint32_t)VISITORS_NONE);
+        store_relaxed(&visitors, (uint32_t)VISITORS_NONE); /* relaxed: no other thread is left */
     for (size_t i = MODULES; i > 0; i--)
         modules[i - 1].child();
     /* Those whose turn it was to look after what is retired are gone. */
