@@ -58,7 +58,7 @@ enum { MODULES = sizeof modules / sizeof *modules };
 
 enum { VISITORS_NONE, VISITORS_ONE, VISITORS_MORE };
 
-static uint32_t visitors; /* [atomic] [K2] has one the reserved seat, do others wait for it, unregistered */
+static uint32_t visitors; /* [atomic] [K2] which unregistered thread forks; are others waiting */
 
 /* [stopped] */
 static struct seat *forking; /* NULL: nobody is between prepare and the other two */
