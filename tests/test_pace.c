@@ -484,6 +484,23 @@ Test(pace, big_old_garbage_does_not_pile_up)
     ouro_gc_disable();
 }
 
+/* Much is made between two safepoints, and then nothing: no growth reminds anybody of what a stop had no room for. */
+Test(pace, garbage_is_found_though_nothing_is_made_any_more)
+{
+    enum { RINGS = 10, LENGTH = 20000 };
+
+    CHECK(ouro_gc_set_pause_budget(200000) == OURO_OK);
+    for (int i = 0; i < RINGS; i++)
+        ouro_decref(ring_new(LENGTH));
+    ouro_gc_enable();
+    for (int i = 0; i < 5000 && live_objects() > 2 * 50000; i++) {
+        sleep_ms(1);
+        ouro_safepoint();
+    }
+    cr_assert_leq(live_objects(), 2 * 50000);
+    ouro_gc_disable();
+}
+
 /* While garbage piles up and is found there is no rest. */
 Test(pace, no_rest_while_garbage_piles_up)
 {

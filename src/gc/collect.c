@@ -381,10 +381,13 @@ static void collect_all_due(struct seat *self)
     }
 }
 
-/* Who has made the last slice looks at each of its safepoints whether it is time for the next one: nothing else would remind it. */
+/* Nothing else may remind a thread: who has made the last slice looks at each of its safepoints whether it is time for the next
+ * one; and so does who has collected while most of a heap that has grown waits to be looked at, though it may make no objects now. */
 static void come_again(struct seat *self)
 {
-    if (deep_is_under_way() && load_relaxed(&slicer) == self->id && schedule_is_enabled())
+    bool next_slice = deep_is_under_way() && load_relaxed(&slicer) == self->id;
+
+    if ((next_slice && schedule_is_enabled()) || schedule_is_behind())
         /* [S1] nothing hangs on it: only this thread takes COLLECT out */
         fetch_or_acq_rel(&self->word, SEAT_COLLECT);
 }

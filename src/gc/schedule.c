@@ -113,11 +113,16 @@ static bool has_grown(void)
            used_bytes() > 2 * load_relaxed(&settled_bytes) + GROWN_BYTES;
 }
 
+/* Most of what it has grown by may be new, and not have been looked at: that comes first. */
+static bool most_is_new(void)
+{
+    return above_zero(&net) >= above_zero(&live) / 2;
+}
+
 static bool deep_is_wanted(void)
 {
-    /* Most of what it has grown by may be new, and not have been looked at: that comes first. */
     return deep_is_under_way() || load_relaxed(&deep_due) ||
-           (has_grown() && sets_cut_count() && above_zero(&net) < above_zero(&live) / 2);
+           (has_grown() && sets_cut_count() && !most_is_new());
 }
 
 static bool young_is_wanted(void)
@@ -179,6 +184,11 @@ void schedule_ask(struct seat *self)
     if (!(load_relaxed(&self->word) & SEAT_COLLECT) && is_due(&kind, false))
         /* [S1] nothing hangs on it: only this thread takes COLLECT out */
         fetch_or_acq_rel(&self->word, SEAT_COLLECT);
+}
+
+bool schedule_is_behind(void)
+{
+    return schedule_is_enabled() && has_grown() && most_is_new() && sets_has_new();
 }
 
 /* By who has the seat. A heap that has shrunk owes nothing: what is new from now on counts. */
@@ -472,9 +482,8 @@ bool schedule_is_pressed(void)
 
 uint64_t schedule_wait_for_others(void)
 {
-    bool behind = has_grown() &&
-                  ((load_relaxed(&finds_garbage[0]) && above_zero(&net) > above_zero(&live) / 2) ||
-                   (load_relaxed(&finds_garbage[1]) && old_is_wanted()));
+    bool behind = has_grown() && ((load_relaxed(&finds_garbage[0]) && most_is_new()) ||
+                                  (load_relaxed(&finds_garbage[1]) && old_is_wanted()));
 
     if (!behind && !limit_is_passed())
         return 0;

@@ -22,6 +22,9 @@ bool schedule_is_enabled(void);
 /* Whether an automatic collection is due now, and of which kind. */
 bool schedule_is_due(ouro_gc_kind *kind);
 
+/* Whether the heap has grown so that garbage may be the reason, and most of it has not been looked at. */
+bool schedule_is_behind(void);
+
 /* COLLECT in the caller's word if a collection is due. */
 void schedule_ask(struct seat *self);
 
