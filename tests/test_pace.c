@@ -501,6 +501,24 @@ Test(pace, garbage_is_found_though_nothing_is_made_any_more)
     ouro_gc_disable();
 }
 
+/* A page of new objects is more than a small budget has room for: those that a limit left over get their turn all the same. */
+Test(pace, what_waits_gets_its_turn_though_the_budget_is_small)
+{
+    struct node *before = chain_new(5000);
+
+    ouro_decref(ring_new(2));
+    struct node *kept = chain_new(5000);
+    CHECK(ouro_gc_set_pause_budget(1) == OURO_OK);
+    for (int i = 0; i < 40 && sum.collected == 0; i++) {
+        ouro_collect_kind(OURO_GC_YOUNG);
+        for (int j = 0; j < 1820; j++) /* leaves them nothing, each time */
+            kept = node_new(kept, NULL);
+    }
+    cr_assert_eq(sum.collected, 2);
+    ouro_decref(before);
+    ouro_decref(kept);
+}
+
 /* While garbage piles up and is found there is no rest. */
 Test(pace, no_rest_while_garbage_piles_up)
 {

@@ -18,6 +18,20 @@ typedef enum ouro_gc_reason {
     OURO_GC_AUTOMATIC, /* it was due */
 } ouro_gc_reason;
 
+/* Why just now. */
+typedef enum ouro_gc_cause {
+    OURO_GC_CAUSE_CALL,       /* somebody asked for it */
+    OURO_GC_CAUSE_OBJECTS,    /* young: as many new objects as the threshold says */
+    OURO_GC_CAUSE_BYTES,      /* young: many bytes, of new objects or elsewhere */
+    OURO_GC_CAUSE_LEFT,       /* young: the last one left new objects over, to keep to the budget */
+    OURO_GC_CAUSE_CANDIDATES, /* old: there are many */
+    OURO_GC_CAUSE_CUT,        /* deep: many candidates reach more than old ones look at */
+    OURO_GC_CAUSE_GROWTH,     /* old, deep: there is twice as much as when they were last through */
+    OURO_GC_CAUSE_SLICE,      /* deep: the next slice of one under way */
+    OURO_GC_CAUSE_LIMIT,      /* memory is over the soft limit */
+    OURO_GC_CAUSE_EVERY,      /* ouro_gc_set_every() */
+} ouro_gc_cause;
+
 /* Which objects a collection looks at. The first two keep to the pause budget: what is left is left to the next one. */
 typedef enum ouro_gc_kind {
     OURO_GC_YOUNG, /* those made since the last one */
@@ -33,17 +47,20 @@ typedef enum ouro_gc_policy {
     OURO_GC_LOW_PAUSE,  /* to a quarter of it */
 } ouro_gc_policy;
 
-/* What a collection did. At OURO_GC_START only phase, reason, kind, generation, number, net_new and noted are set. */
+/* What a collection did. At OURO_GC_START what is from `candidates` on is 0. */
 typedef struct ouro_gc_info {
     ouro_gc_phase phase;
     ouro_gc_reason reason;
+    ouro_gc_cause cause;
     ouro_gc_kind kind;
-    unsigned generation; /* 0: young, 1: old, 2: the others */
-    uint64_t number;     /* of this collection, counting from 1 */
-    size_t net_new;      /* objects by which their number had grown since the last one, roughly */
-    size_t noted;        /* candidates that there were, roughly */
-    size_t candidates;   /* objects that were examined */
-    size_t collected;    /* objects that were found to be garbage, and were destroyed */
+    unsigned generation;  /* 0: young, 1: old, 2: the others */
+    uint64_t number;      /* of this collection, counting from 1 */
+    size_t net_new;       /* objects by which their number had grown since the last one, roughly */
+    size_t net_new_bytes; /* and bytes, of tracked objects and external ones, roughly */
+    size_t noted;         /* candidates that there were, roughly */
+    size_t bytes;         /* of tracked objects, and external ones, at its beginning, roughly */
+    size_t candidates;    /* objects that were examined */
+    size_t collected;     /* objects that were found to be garbage, and were destroyed */
     size_t
         uncollectable; /* objects that were found to be garbage, and are kept because of OURO_GC_SAVE */
     size_t
@@ -72,9 +89,17 @@ typedef struct ouro_gc_stats {
     uint64_t late_stops;   /* stops, of any kind, for which the watchdog had to name a thread */
     uint64_t late_periods; /* grace periods for which it had to */
     size_t threshold;      /* in force now, of young collections */
-    size_t net_new;        /* now, roughly */
-    size_t noted;          /* candidates now, roughly */
-    size_t tracked;        /* tracked objects now, roughly */
+    /* Now, roughly. What the schedule goes by: */
+    size_t net_new;        /* objects since the last young collection */
+    size_t net_new_bytes;  /* and their bytes, with external ones */
+    size_t noted;          /* candidates */
+    size_t cut;            /* candidates that wait for a deep collection */
+    size_t tracked;        /* tracked objects */
+    size_t tracked_bytes;  /* their blocks */
+    size_t external_bytes; /* told by ouro_adjust_external_bytes() */
+    uint64_t young_ns;     /* an object takes in a stop */
+    uint64_t old_ns;
+    bool under_way; /* a deep collection in slices is not at its end */
 } ouro_gc_stats;
 
 /* Memory is over the soft limit though everything was collected: bytes in use, the limit. It runs at an explicit safepoint, attached. */
@@ -104,7 +129,9 @@ OURO_API size_t ouro_collect(void);
 OURO_API size_t ouro_collect_kind(ouro_gc_kind kind);
 
 /* For idle time: collects in stops that keep to the pause budget until that time is over or nothing is left to do, and
- * returns true if something is. Everything else is as for ouro_collect_kind(). */
+ * returns true if something is. The destruction of what it finds lies within the call, too, though not in a stop, and is
+ * not interrupted: a `destroy` that takes long, or much garbage, makes the last stop's part longer than the time. Everything else is as
+ * for ouro_collect_kind(). */
 OURO_API bool ouro_collect_step(uint64_t budget_ns);
 
 /* Keeps automatic collections away, until as many calls of ouro_gc_enable(). For all threads; ouro_collect() works
@@ -175,12 +202,14 @@ OURO_API uint64_t ouro_gc_get_pause_budget(void);
 OURO_API void ouro_gc_set_helpers(unsigned most);
 OURO_API unsigned ouro_gc_get_helpers(void);
 
-/* Memory that objects own elsewhere has grown or shrunk: it counts for when collections are due. Attached; never a safepoint. */
+/* Memory that objects own elsewhere has grown or shrunk: it counts for when collections are due. What is given back may be told before
+ * what it was taken for; a sum below 0 counts as 0. Attached; never a safepoint. */
 OURO_API void ouro_adjust_external_bytes(int64_t delta);
 
 /*
- * If tracked objects and external memory take more than that, a deep collection is made at the next explicit safepoint, and if that
- * does not help the callback called (if not NULL); again whenever a tenth of the limit more is used. 0 bytes: no limit. OURO_INVALID: less than 1024 bytes. Any thread; never a
+ * If tracked objects and external memory take more than that, everything is collected at the next explicit safepoint, and if that
+ * does not help the callback called (if not NULL); finalizers of what is found run first, and it is collected again, unless a thread
+ * of the library's own runs them, or only the program. Again whenever a tenth of the limit more is used. 0 bytes: no limit. OURO_INVALID: less than 1024 bytes. Any thread; never a
  * safepoint.
  */
 OURO_API ouro_status ouro_gc_set_soft_limit(size_t bytes, ouro_gc_pressure callback,
@@ -194,7 +223,7 @@ OURO_API OURO_NODISCARD ouro_status ouro_gc_add_callback(ouro_gc_callback callba
  * Any thread; never a safepoint. */
 OURO_API ouro_status ouro_gc_remove_callback(ouro_gc_callback callback, void *argument);
 
-/* Any thread; never a safepoint. */
+/* `stats` is not NULL. Any thread; never a safepoint. */
 OURO_API void ouro_gc_get_stats(ouro_gc_stats *stats);
 
 /* For ouro_freeze(): all objects become immortal as well, those that no collection looks at included. For ever. */

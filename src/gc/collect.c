@@ -274,12 +274,24 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
     result->under_way = deep_is_under_way();
 }
 
+static ouro_gc_cause cause_of(ouro_gc_reason reason, ouro_gc_kind kind)
+{
+    if (reason == OURO_GC_REQUESTED)
+        return OURO_GC_CAUSE_CALL;
+    if (schedule_is_pressed())
+        return OURO_GC_CAUSE_LIMIT;
+    return forced_is_on() ? OURO_GC_CAUSE_EVERY : schedule_cause(kind);
+}
+
 /* By who has the claim. */
 static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_kind kind,
                             struct sets_limit limit)
 {
-    ouro_gc_info info = {
-        .phase = OURO_GC_START, .reason = reason, .kind = kind, .generation = kind < 2 ? kind : 2};
+    ouro_gc_info info = {.phase = OURO_GC_START,
+                         .reason = reason,
+                         .cause = cause_of(reason, kind),
+                         .kind = kind,
+                         .generation = kind < 2 ? kind : 2};
     struct schedule_result result = {.kind = kind,
                                      .automatic = reason == OURO_GC_AUTOMATIC && !forced_is_on(),
                                      .slice = is_slice(kind, &limit)};
@@ -290,7 +302,9 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
     self->collecting = true;
     info.number = next_number();
     info.net_new = schedule_net_new();
+    info.net_new_bytes = schedule_net_new_bytes();
     info.noted = schedule_candidates();
+    info.bytes = schedule_used_bytes();
     call_back(self, &info);
 
     retire_close(self); /* others close theirs when they park, and the stop is a grace period */
@@ -381,6 +395,22 @@ static void collect_all_due(struct seat *self)
     }
 }
 
+/* By who has the claim, which is let go. Garbage with finalizers can go only after these: so they run before the program is told,
+ * where this thread may run them. */
+static void collect_pressed(struct seat *self)
+{
+    uint64_t seen = finalize_seen(self);
+
+    collect_all_due(self);
+    collect_claim_release();
+    if (schedule_is_pressed() && ouro_finalizer_get_mode() == OURO_FINALIZE_AT_SAFEPOINTS &&
+        finalize_all(self, &seen) && schedule_is_pressed() && claim_try()) {
+        collect_all_due(self);
+        collect_claim_release();
+    }
+    schedule_press();
+}
+
 /* Nothing else may remind a thread: who has made the last slice looks at each of its safepoints whether it is time for the next
  * one; and so does who has collected while most of a heap that has grown waits to be looked at, though it may make no objects now. */
 static void come_again(struct seat *self)
@@ -407,8 +437,10 @@ static void collect_forced(struct seat *self)
             kind = OURO_GC_DEEP;
         collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit_forced(kind));
     }
-    if (pressed && schedule_is_pressed())
-        collect_all_due(self);
+    if (pressed && schedule_is_pressed()) {
+        collect_pressed(self);
+        return;
+    }
     collect_claim_release();
     if (pressed)
         schedule_press();
@@ -436,16 +468,15 @@ void collect_automatic(struct seat *self)
         come_again(self);
         return;
     }
-    bool pressed = schedule_is_pressed();
-    if (pressed)
-        collect_all_due(self);
-    else if (schedule_is_due(&kind)) /* somebody may just have been through with it */
-        collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit(kind));
-    if (kind == OURO_GC_DEEP)
-        store_relaxed(&slicer, self->id);
-    collect_claim_release();
-    if (pressed)
-        schedule_press();
+    if (schedule_is_pressed()) {
+        collect_pressed(self);
+    } else {
+        if (schedule_is_due(&kind)) /* somebody may just have been through with it */
+            collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit(kind));
+        if (kind == OURO_GC_DEEP)
+            store_relaxed(&slicer, self->id);
+        collect_claim_release();
+    }
     schedule_ask(self); /* for what is due now */
     come_again(self);
 }
@@ -567,15 +598,13 @@ bool(ouro_gc_is_tracked)(const ouro_object *o)
 
 void ouro_gc_get_stats(ouro_gc_stats *stats)
 {
+    REQUIRE(stats, "ouro_gc_get_stats(NULL): give it an ouro_gc_stats to fill in");
     mutex_lock(&gc_lock);
     *stats = totals;
     mutex_unlock(&gc_lock);
     stats->late_stops = world_late_stops();
     stats->late_periods = grace_late_periods();
-    stats->threshold = schedule_threshold();
-    stats->net_new = schedule_net_new();
-    stats->noted = schedule_candidates();
-    stats->tracked = schedule_live();
+    schedule_figures(stats);
 }
 
 ouro_status ouro_shutdown(void)

@@ -35,14 +35,31 @@ unsigned ouro_gc_get_debug(void)
     return debug_flags();
 }
 
+static const char *kind_name(ouro_gc_kind kind)
+{
+    static const char *const names[] = {"young", "old", "deep", "full"};
+
+    return names[kind];
+}
+
+static const char *cause_name(ouro_gc_cause cause)
+{
+    static const char *const names[] = {"call", "objects", "bytes", "left",  "candidates",
+                                        "cut",  "growth",  "slice", "limit", "every"};
+
+    return names[cause];
+}
+
 void debug_print_stats(const ouro_gc_info *info)
 {
-    check_say("ouro: collection %" PRIu64 " (%s): %zu examined, %zu destroyed, %zu saved, %zu wait "
-              "for finalizers; stop %.3f ms, pause %.3f ms, all %.3f ms\n",
+    check_say("ouro: collection %" PRIu64 " (%s, %s: %s): %zu examined, %zu destroyed, %zu saved, "
+              "%zu wait for finalizers; stop %.3f ms, pause %.3f ms, all %.3f ms; %zu objects and "
+              "%zu bytes new, %zu candidates, %zu cut, %zu bytes used\n",
               info->number, info->reason == OURO_GC_AUTOMATIC ? "automatic" : "requested",
-              info->candidates, info->collected, info->uncollectable, info->finalizers,
-              (double)info->stop_ns / 1e6, (double)info->pause_ns / 1e6,
-              (double)info->total_ns / 1e6);
+              kind_name(info->kind), cause_name(info->cause), info->candidates, info->collected,
+              info->uncollectable, info->finalizers, (double)info->stop_ns / 1e6,
+              (double)info->pause_ns / 1e6, (double)info->total_ns / 1e6, info->net_new,
+              info->net_new_bytes, info->noted, info->cut, info->bytes);
 }
 
 void debug_print_garbage(struct seat *self, const struct trial *trial)

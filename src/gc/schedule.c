@@ -191,10 +191,29 @@ bool schedule_is_behind(void)
     return schedule_is_enabled() && has_grown() && most_is_new() && sets_has_new();
 }
 
-/* By who has the seat. A heap that has shrunk owes nothing: what is new from now on counts. */
+ouro_gc_cause schedule_cause(ouro_gc_kind kind)
+{
+    switch (kind) {
+    case OURO_GC_YOUNG:
+        return above_zero(&net) >= load_relaxed(&threshold) ? OURO_GC_CAUSE_OBJECTS
+               : bytes_are_due()                            ? OURO_GC_CAUSE_BYTES
+                                                            : OURO_GC_CAUSE_LEFT;
+    case OURO_GC_OLD:
+        return load_relaxed(&draining) || above_zero(&candidates) >= old_limit()
+                   ? OURO_GC_CAUSE_CANDIDATES
+                   : OURO_GC_CAUSE_GROWTH;
+    default:
+        return deep_is_under_way()       ? OURO_GC_CAUSE_SLICE
+               : load_relaxed(&deep_due) ? OURO_GC_CAUSE_CUT
+                                         : OURO_GC_CAUSE_GROWTH;
+    }
+}
+
+/* By who has the seat. A heap that has shrunk owes nothing: what is new from now on counts. A program may say absurd amounts: they
+ * wrap around, as in the atomic addition. */
 static void add(int64_t *number, int64_t amount)
 {
-    int64_t now = fetch_add_relaxed(number, amount) + amount;
+    int64_t now = (int64_t)((uint64_t)fetch_add_relaxed(number, amount) + (uint64_t)amount);
 
     if (now < 0)
         cas_relaxed(number, &now, (int64_t)0);
@@ -237,6 +256,11 @@ size_t schedule_net_new(void)
     return above_zero(&net);
 }
 
+size_t schedule_net_new_bytes(void)
+{
+    return above_zero(&net_bytes);
+}
+
 size_t schedule_threshold(void)
 {
     return load_relaxed(&threshold);
@@ -250,6 +274,26 @@ size_t schedule_candidates(void)
 size_t schedule_live(void)
 {
     return above_zero(&live);
+}
+
+size_t schedule_used_bytes(void)
+{
+    return used_bytes();
+}
+
+void schedule_figures(ouro_gc_stats *stats)
+{
+    stats->threshold = schedule_threshold();
+    stats->net_new = above_zero(&net);
+    stats->net_new_bytes = above_zero(&net_bytes);
+    stats->noted = above_zero(&candidates);
+    stats->cut = sets_cut_count();
+    stats->tracked = above_zero(&live);
+    stats->tracked_bytes = above_zero(&live_bytes);
+    stats->external_bytes = above_zero(&external);
+    stats->young_ns = load_relaxed(&speeds[OURO_GC_YOUNG]);
+    stats->old_ns = load_relaxed(&speeds[OURO_GC_OLD]);
+    stats->under_way = deep_is_under_way();
 }
 
 /* --- how much ---------------------------------------------------------------------------------------- */

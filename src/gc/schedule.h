@@ -25,13 +25,21 @@ bool schedule_is_due(ouro_gc_kind *kind);
 /* Whether the heap has grown so that garbage may be the reason, and most of it has not been looked at. */
 bool schedule_is_behind(void);
 
+/* Why an automatic one of that kind is made now, as far as the soft limit is not the reason. */
+ouro_gc_cause schedule_cause(ouro_gc_kind kind);
+
 /* COLLECT in the caller's word if a collection is due. */
 void schedule_ask(struct seat *self);
 
 size_t schedule_net_new(void);
+size_t schedule_net_new_bytes(void);
 size_t schedule_threshold(void);
 size_t schedule_candidates(void);
 size_t schedule_live(void);
+size_t schedule_used_bytes(void);
+
+/* Fills in what the schedule goes by. */
+void schedule_figures(ouro_gc_stats *stats);
 
 /* How much one stop of a kind may look at. Explicit collections of everything have no limit. */
 struct sets_limit schedule_limit(ouro_gc_kind kind);

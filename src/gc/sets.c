@@ -42,6 +42,7 @@ static struct page
 static size_t cut_count;          /* relaxed R by anyone: bits in the maps of the cut, about */
 static size_t taken;              /* candidates taken out of the maps */
 static size_t put;                /* candidates that young collections have put into them */
+static bool passed_over;          /* those of before got nothing in the last young collection */
 static bool young_left, old_left; /* relaxed R by anyone: the last of its kind came to its limit */
 
 static void append_new(struct pages *list, struct page *page)
@@ -209,7 +210,7 @@ static void look_at_new(struct trial *trial, struct pages *list, size_t limit, s
 }
 
 /* What has just been made is mostly garbage, so it has half of the limit though others have waited longer: behind a million new
- * objects that live it would pile up. */
+ * objects that live it would pile up. If that half was a page that left the others nothing it is their turn. */
 size_t sets_young(struct trial *trial, const struct sets_limit *limit)
 {
     struct pages open = {NULL, NULL};
@@ -217,8 +218,11 @@ size_t sets_young(struct trial *trial, const struct sets_limit *limit)
 
     take_dirty();
     trial->keep = KEEP_YOUNG;
-    look_at_new(trial, &recent, new_pages.first ? (limit->objects + 1) / 2 : limit->objects,
-                &looked, &open);
+    bool waits = new_pages.first != NULL;
+    if (!waits || !passed_over)
+        look_at_new(trial, &recent, waits ? (limit->objects + 1) / 2 : limit->objects, &looked,
+                    &open);
+    passed_over = waits && looked >= limit->objects;
     leave_recent();
     look_at_new(trial, &new_pages, limit->objects, &looked, &open);
     store_relaxed(&young_left, new_pages.first != NULL);
