@@ -126,11 +126,12 @@ Test(deep_pieces, one_that_has_been_taken_back)
 {
     struct node *rings[RINGS];
     ouro_weakref *ref;
+    size_t found_before = 0; /* by pieces, before it was taken back */
 
     rings_new(rings, LENGTH);
     ref = ouro_weakref_new(rings[RINGS / 2]->left);
     cr_assert_not_null(ref);
-    for (size_t taken_after = 0;; taken_after++) {
+    for (size_t taken_after = 1;; taken_after++) {
         struct node *taken = NULL;
 
         begin_pieces();
@@ -144,6 +145,8 @@ Test(deep_pieces, one_that_has_been_taken_back)
         }
         if (deep_is_under_way())
             taken = ouro_weakref_get(ref);
+        if (taken)
+            found_before = sum.found;
         finish(LIMIT);
         check_nothing_left();
         if (!taken)
@@ -160,6 +163,7 @@ Test(deep_pieces, one_that_has_been_taken_back)
         cr_assert_not_null(ref);
     }
     cr_assert_eq(sum.found, RINGS * LENGTH);
+    cr_assert_gt(found_before, 0);
     cr_assert_null(ouro_weakref_get(ref));
     ouro_decref(ref);
 }
@@ -168,9 +172,10 @@ Test(deep_pieces, one_that_has_been_taken_back)
 Test(deep_pieces, ended_in_the_middle)
 {
     struct seat *self = seat_attached_self;
-    size_t ended = 0;
+    size_t found_before = 0;
+    bool in_time = true;
 
-    for (size_t count = 1; ended < count; count++) {
+    for (size_t count = 1; in_time; count++) {
         struct node *before = NULL;
 
         for (int i = 0; i < RINGS; i++) { /* as above: pieces that are kept */
@@ -183,8 +188,9 @@ Test(deep_pieces, ended_in_the_middle)
         for (struct node *ring = before; ring; ring = ring->right)
             make_candidate(ring);
         ouro_decref(before);
-        if (slices(count, LIMIT))
-            ended = count + 1;
+        in_time = slices(count, LIMIT);
+        if (in_time)
+            found_before = sum.found;
         collect_claim_wait(self);
         deep_end(self);
         collect_claim_release();
@@ -193,6 +199,7 @@ Test(deep_pieces, ended_in_the_middle)
         cr_assert_eq(sum.found, RINGS * LENGTH, "ended after %zu slices: %zu", count, sum.found);
         check_nothing_left();
     }
+    cr_assert_gt(found_before, 0);
     expect_left(0);
 }
 

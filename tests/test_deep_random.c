@@ -215,7 +215,7 @@ static void make_cluster(void)
         store(first + (int)below((uint32_t)size), 2, (int)below((uint32_t)first));
     if (first > 0 && one_in(8))
         store((int)below((uint32_t)first), 2, first + (int)below((uint32_t)size));
-    if (one_in(3)) {
+    if (one_in(2)) {
         int target = first + (int)below((uint32_t)size);
 
         model.weak[target] = (ouro_weakref_new)(model.objects[target]);
@@ -244,7 +244,7 @@ static void take_back(void)
 {
     int i = (int)below(OBJECTS);
 
-    for (int tries = 0; tries < OBJECTS && !model.weak[i]; tries++)
+    for (int tries = 0; tries < OBJECTS && (!model.weak[i] || model.reachable[i]); tries++)
         i = (i + 1) % OBJECTS;
     ouro_object *o = model.weak[i] ? ouro_weakref_get(model.weak[i]) : NULL;
     if (!o)
@@ -265,7 +265,7 @@ static void change(void)
     int from = pick(), to = pick(), r = (int)below(ITEMS), o;
     uint32_t what = below(100);
 
-    if (from == NOBODY || what < 10) {
+    if (from == NOBODY || what < 14) {
         take_back();
     } else if (what < 20) {
         if ((o = make()) != NOBODY) {
