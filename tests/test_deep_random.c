@@ -199,7 +199,7 @@ static void drop_elsewhere(int i)
 /* A ring with more references inside, and some to what was made before, or from there. The test keeps a reference to its first. */
 static void make_cluster(void)
 {
-    int size = 1 + (int)below(one_in(6) ? 90 : 12), first = make(), before = first;
+    int size = 1 + (int)below(one_in(10) ? 90 : 12), first = make(), before = first;
 
     for (int i = 1; i < size; i++) {
         int o = make();
@@ -211,9 +211,9 @@ static void make_cluster(void)
     store(before, 0, first);
     for (int i = 0; i < size; i++)
         store(first + (int)below((uint32_t)size), 1, first + (int)below((uint32_t)size));
-    if (first > 0 && one_in(2))
+    if (first > 0 && one_in(5))
         store(first + (int)below((uint32_t)size), 2, (int)below((uint32_t)first));
-    if (first > 0 && one_in(8))
+    if (first > 0 && one_in(12))
         store((int)below((uint32_t)first), 2, first + (int)below((uint32_t)size));
     if (one_in(2)) {
         int target = first + (int)below((uint32_t)size);
@@ -334,14 +334,19 @@ static void interfere(unsigned *ends)
 
 static void collect_in_slices(bool changing)
 {
-    size_t limit = below(3) ? 20 + below(100) : 5 + below(15);
+    size_t limit = below(4) ? 30 + below(100) : 5 + below(15);
     unsigned ends = 0;
 
+    forget();
     check_alive();
     do {
         for (uint32_t changes = changing ? below(3) : 0; changes > 0; changes--) {
             change();
             check_alive();
+        }
+        if (changing && sum.found > 0) { /* it is at the pieces */
+            for (int i = 0; i < 3; i++)
+                take_back();
         }
         if (changing)
             interfere(&ends);
