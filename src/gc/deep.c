@@ -76,6 +76,7 @@ static struct {
     struct trial *trial;
     size_t most; /* members of the set of this slice */
     bool cut;    /* something was left out */
+    bool full;   /* the next one has no room in this slice */
     size_t count;
     ouro_object *objects[PIECE_MOST];
 } piece;
@@ -415,6 +416,7 @@ static bool make_piece(ouro_object *root)
     } else if (piece.count < PIECE_MOST && piece.trial->members) {
         for (size_t i = 0; i < piece.count; i++)
             piece.objects[i]->ouro.gc &= ~(uint32_t)TRIED;
+        piece.full = true;
         return false;
     }
     return true;
@@ -611,7 +613,7 @@ static bool go_on_to(struct trial *trial, const struct sets_limit *limit, size_t
             prove(trial);
         return true;
     }
-    return pass.slice->looked >= limit->objects || trial->members == piece.most;
+    return pass.slice->looked >= limit->objects || piece.full;
 }
 
 void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep_slice *slice)
@@ -623,6 +625,7 @@ void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep
     *slice = (struct deep_slice){0};
     pass.visitor.fields = look_at_fields;
     pass.slice = slice;
+    piece.full = false;
     piece.most = (limit->ns ? limit->ns / PIECE_NS : limit->objects / PIECE_LOOKS) + 1;
     if (first)
         go_on_with(ROOTS);
