@@ -74,9 +74,10 @@ static struct {
 /* PIECES: the one that is being found, in the order in which it is reached. */
 static struct {
     struct trial *trial;
-    size_t most; /* members of the set of this slice */
-    bool cut;    /* something was left out */
-    bool full;   /* the next one has no room in this slice */
+    size_t most_ever; /* members of the set of a slice */
+    size_t most;      /* of this one: less when it is late */
+    bool cut;         /* something was left out */
+    bool full;        /* the next one has no room in this slice */
     size_t count;
     ouro_object *objects[PIECE_MOST];
 } piece;
@@ -403,7 +404,7 @@ static bool find_piece(ouro_object *root)
     return !piece.cut;
 }
 
-/* False: there is no room for it beside others; it is for the next slice. */
+/* False: there is no room for it beside others, or no time; it is for the next slice. */
 static bool make_piece(ouro_object *root)
 {
     if (!(root->ouro.gc & ROOT) || (root->ouro.gc & TRIED))
@@ -413,7 +414,7 @@ static bool make_piece(ouro_object *root)
             map_clear(page_guessed(page_of(piece.objects[i])), piece.objects[i]);
             trial_add(piece.trial, piece.objects[i]);
         }
-    } else if (piece.count < PIECE_MOST && piece.trial->members) {
+    } else if (piece.count < PIECE_MOST && (piece.trial->members || piece.most < piece.most_ever)) {
         for (size_t i = 0; i < piece.count; i++)
             piece.objects[i]->ouro.gc &= ~(uint32_t)TRIED;
         piece.full = true;
@@ -616,6 +617,14 @@ static bool go_on_to(struct trial *trial, const struct sets_limit *limit, size_t
     return pass.slice->looked >= limit->objects || piece.full;
 }
 
+/* What is left of the slice's time when its trial has been made. */
+static uint64_t time_left(const struct trial *trial, uint64_t end)
+{
+    uint64_t then = os_now_ns() + trial->members * PROOF_NS;
+
+    return then < end ? end - then : 0;
+}
+
 void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep_slice *slice)
 {
     uint64_t start = os_now_ns();
@@ -626,7 +635,8 @@ void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep
     pass.visitor.fields = look_at_fields;
     pass.slice = slice;
     piece.full = false;
-    piece.most = (limit->ns ? limit->ns / PIECE_NS : limit->objects / PIECE_LOOKS) + 1;
+    piece.most_ever = (limit->ns ? limit->ns / PIECE_NS : limit->objects / PIECE_LOOKS) + 1;
+    piece.most = piece.most_ever;
     if (first)
         go_on_with(ROOTS);
     do {
@@ -635,7 +645,13 @@ void deep_slice(struct trial *trial, const struct sets_limit *limit, struct deep
 
         over = go_on_to(trial, limit, slice->looked + step, first, end);
         first = false;
-    } while (!over && (!limit->ns || os_now_ns() + trial->members * PROOF_NS < end));
+        if (limit->ns && !over) {
+            uint64_t left_ns = time_left(trial, end);
+
+            piece.most = trial->members + left_ns / PIECE_NS + 1;
+            over = left_ns == 0;
+        }
+    } while (!over);
     if (phase == PIECES)
         trial_count(trial);
     slice->members = members;
