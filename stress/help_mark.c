@@ -27,7 +27,7 @@
 #include <stdlib.h>
 
 enum { NODES = 3000, EDGES = 60000, SOME = 40, MANY = 8000, ROOTS = 5, REFS = 20, IMMORTALS = 4 };
-enum { PATIENCE_NS = 500000 };
+enum { PATIENCE_NS = 500000, FIND_ROUNDS = 20 };
 
 enum kind { PLAIN, FINAL, FORTY, HUGE, ARRAY, SINGLE, KINDS };
 
@@ -47,6 +47,7 @@ struct group {
 static const ouro_type *types[KINDS];
 static struct node *immortals[IMMORTALS];
 static struct random waiting; /* of who collects */
+static atomic_bool calm;      /* the others make nothing */
 static counter graphs, collections, slices, saved, frozen, found, kept, cleared, finalized;
 
 static uint64_t mark_of(const struct node *node)
@@ -353,7 +354,7 @@ static void await_first(void)
 {
     uint64_t until = now_ns() + PATIENCE_NS;
 
-    if (one_in(&waiting, 2))
+    if (!atomic_load_explicit(&calm, memory_order_relaxed) && one_in(&waiting, 2))
         return;
     while (parallel_present() == 0 && now_ns() < until)
         sched_yield();
@@ -435,6 +436,24 @@ static void collect_and_check(struct graph *g, const size_t *roots, size_t count
     check(g, "after finalizers");
 }
 
+/* All of it is alive, and one node beside it is garbage: who is counted twice when he is marked hides it, for nothing else is there
+ * that could be found. */
+static void find_one(struct random *random)
+{
+    struct group one = {0};
+
+    atomic_store_explicit(&calm, true, memory_order_relaxed);
+    for (int round = 0; round < FIND_ROUNDS; round++) {
+        struct node *node = make(&one, PLAIN, 2);
+
+        node->next[0] = node; /* the only reference */
+        ouro_gc_set_helpers(1 + random_below(random, 4));
+        ouro_collect_kind(OURO_GC_FULL);
+        CHECK(count_of(&one.destroyed) == (uint64_t)round + 1, "one node was not found");
+    }
+    atomic_store_explicit(&calm, false, memory_order_relaxed);
+}
+
 /* A root is held by the thread or by an immortal node. */
 static void one_graph(struct graph *g, struct random *random)
 {
@@ -450,6 +469,8 @@ static void one_graph(struct graph *g, struct random *random)
     }
     if (one_in(random, 2))
         collect(random); /* all alive */
+    else if (one_in(random, 2))
+        find_one(random);
     for (size_t i = 0; i < g->count; i++)
         ouro_decref(g->nodes[i]);
     reach_roots(g, roots, count);
@@ -480,7 +501,7 @@ static void stand_by(struct random *random)
         {
             sleep_us(random_below(random, 200));
         }
-    } else if (choice < 10) {
+    } else if (choice < 10 && !atomic_load_explicit(&calm, memory_order_relaxed)) {
         struct node *a = make(NULL, PLAIN, 2), *b = make(NULL, PLAIN, 2);
 
         a->next[0] = b;

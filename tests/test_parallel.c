@@ -295,29 +295,59 @@ static void incref_all(void *argument)
         ouro_incref(array->items[i]);
 }
 
-/* There are several references to each, and its count is one for ever: who marks it is not the only one who comes. */
-Test(parallel, immortal_objects_that_look_as_if_one_held_them)
-{
-    enum { HOLDERS = 8, COUNT = 1000 };
-    struct array *holders[HOLDERS], *immortal = array_new(COUNT);
+enum { HOLDERS = 8, CONTENDED = 1000 };
 
-    for (size_t i = 0; i < COUNT; i++)
-        immortal->items[i] = OURO_OF(node_new(NULL, NULL));
-    run_in_thread(incref_all, immortal);
-    for (size_t i = 0; i < COUNT; i++)
-        ouro_immortalize(immortal->items[i]);
+/* Each of them refers to all; they do not hold what is immortal. */
+static void refer_to_all(struct array **holders, struct array *all, bool immortal)
+{
     for (size_t i = 0; i < HOLDERS; i++) {
-        holders[i] = array_new(COUNT);
-        memcpy(holders[i]->items, immortal->items, COUNT * sizeof(ouro_object *));
+        holders[i] = array_new(CONTENDED);
+        for (size_t k = 0; k < CONTENDED; k++)
+            holders[i]->items[k] = immortal ? all->items[k] : ouro_incref(all->items[k]);
     }
+}
+
+/* Whoever is counted twice hides that there is garbage. */
+static void find_one_again_and_again(struct array **holders)
+{
     for (int round = 0; round < SCALE(100, 50); round++) {
         ouro_decref(ring_new(1));
-        cr_assert_eq(shared(OURO_GC_FULL), 1);
+        cr_assert_eq(shared(OURO_GC_FULL), 1, "round %d", round);
     }
     for (size_t i = 0; i < HOLDERS; i++)
         ouro_decref(holders[i]);
+}
+
+static struct array *nodes_new(size_t count)
+{
+    struct array *array = array_new(count);
+
+    for (size_t i = 0; i < count; i++)
+        array->items[i] = OURO_OF(node_new(NULL, NULL));
+    return array;
+}
+
+Test(parallel, objects_that_all_come_to_at_the_same_time)
+{
+    struct array *holders[HOLDERS], *all = nodes_new(CONTENDED);
+
+    refer_to_all(holders, all, false);
+    ouro_decref(all);
+    find_one_again_and_again(holders);
+}
+
+/* There are several references to each, and its count is one for ever: who marks it is not the only one who comes. */
+Test(parallel, immortal_objects_that_look_as_if_one_held_them)
+{
+    struct array *holders[HOLDERS], *immortal = nodes_new(CONTENDED);
+
+    run_in_thread(incref_all, immortal);
+    for (size_t i = 0; i < CONTENDED; i++)
+        ouro_immortalize(immortal->items[i]);
+    refer_to_all(holders, immortal, true);
+    find_one_again_and_again(holders);
     ouro_decref(immortal);
-    expect_left(COUNT);
+    expect_left(CONTENDED);
 }
 
 Test(parallel, visit_runs_on_other_threads)
@@ -377,6 +407,20 @@ Test(parallel, one_of_two_is_wanted)
         cr_assert_leq(last_info.helpers, 1);
     }
     ouro_decref(tree);
+}
+
+/* Who has not seen it before the stop is over was not invited to anything. */
+Test(parallel, no_invitation_outlives_a_stop)
+{
+    struct node *ring = ring_new(10);
+
+    parallel_set_hooks(NULL, NULL);
+    for (int round = 0; round < 200; round++) {
+        collect_kind(OURO_GC_FULL);
+        for (uint32_t id = seat_count(); id > 0; id--)
+            cr_assert_not(load_relaxed(&seat_by_id(id)->word) & SEAT_HELP, "round %d", round);
+    }
+    ouro_decref(ring);
 }
 
 static void wait_to_attach(void *flag)
