@@ -1,97 +1,20 @@
 /*
- * test_parallel.c - passes of the collector that stopped threads take part in.
- *
- * Two threads pass safepoints all the time, and any set is large enough.  The collector waits, by a hook, until both
- * have come, so each pass is shared.
+ * test_parallel.c - passes of the collector that stopped threads take part in.  The stack of a worker is in test_parallel_stack.c.
  */
 
-#include "support.h"
+#include "parallel.h"
 
-#include "base/events.h"
 #include "base/os.h"
-#include "gc/parallel.h"
 
 #include <ouro/finalize.h>
 #include <ouro/fork.h>
 #include <ouro/weak.h>
 
-#include <sched.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { BYSTANDERS = 2 };
-
-static struct worker bystanders[BYSTANDERS];
-static struct gate end;
-static pthread_t collector;
-
-static void stand_by(void *unused)
-{
-    (void)unused;
-    gate_wait_running(&end);
-}
-
-/* All that were invited are there; a machine with much to do gets some time. */
-static void await_helpers(void)
-{
-    double until = seconds() + 10;
-
-    while (parallel_present() < BYSTANDERS && seconds() < until)
-        sched_yield();
-}
-
-static void enter_shared(void)
-{
-    enter();
-    collector = pthread_self();
-    ouro_gc_set_helpers(BYSTANDERS);
-    parallel_set_least(1);
-    parallel_set_hooks(await_helpers, NULL);
-    for (int i = 0; i < BYSTANDERS; i++)
-        worker_start(&bystanders[i], stand_by, NULL);
-    while (parallel_ready(seat_attached_self, 1) == 0) {
-        ouro_world_stop();
-        bool parked = parallel_ready(seat_attached_self, 1) == BYSTANDERS;
-        ouro_world_start();
-        if (parked)
-            break;
-        sleep_ms(1);
-    }
-}
-
-static void leave_shared(void)
-{
-    gate_open(&end);
-    for (int i = 0; i < BYSTANDERS; i++)
-        worker_join(&bystanders[i]);
-    parallel_set_hooks(NULL, NULL);
-    leave();
-}
-
 TestSuite(parallel, .init = enter_shared, .fini = leave_shared);
-
-static size_t shared(ouro_gc_kind kind)
-{
-    size_t collected = collect_kind(kind);
-
-    cr_assert_eq(last_info.helpers, BYSTANDERS, "%u helped", last_info.helpers);
-    return collected;
-}
-
-/* Alive, then garbage; by both kinds. */
-static void assert_is_one(void *root, size_t count, ouro_gc_kind kind)
-{
-    size_t before = live_objects();
-
-    cr_assert_eq(shared(kind), 0);
-    cr_assert_eq(last_info.candidates, count);
-    cr_assert_eq(shared(OURO_GC_FULL), 0);
-    ouro_decref((ouro_object *)root);
-    size_t collected = shared(kind);
-    cr_assert_eq(collected, count, "%zu collected instead of %zu", collected, count);
-    cr_assert_eq(live_objects(), before - count);
-}
 
 /* --- shapes ------------------------------------------------------------------------------------------ */
 
@@ -326,46 +249,6 @@ Test(parallel, saved_garbage)
 
 /* --- counts that are not what they should be ------------------------------------------------------------ */
 
-/* Reports each reference `times` times, one by one. */
-struct wide {
-    ouro_header ouro;
-    size_t count;
-    unsigned times;
-    ouro_object *items[];
-};
-
-static atomic_size_t visited_elsewhere;
-
-static void visit_one_by_one(void *self, ouro_visitor *visitor)
-{
-    struct wide *wide = self;
-
-    if (!pthread_equal(pthread_self(), collector))
-        atomic_fetch_add(&visited_elsewhere, 1);
-    for (size_t i = 0; i < wide->count; i++) {
-        for (unsigned k = 0; k < wide->times; k++)
-            ouro_visit(visitor, &wide->items[i]);
-    }
-}
-
-static struct wide *wide_new(size_t count, unsigned times)
-{
-    static const ouro_type *type;
-    static const ouro_type_spec spec = {.name = "wide",
-                                        .size = sizeof(struct wide),
-                                        .item_size = sizeof(ouro_object *),
-                                        .visit = visit_one_by_one};
-
-    if (!type)
-        cr_assert_eq(ouro_type_register(&spec, &type), OURO_OK);
-    struct wide *wide = ouro_new_array(type, count);
-    cr_assert_not_null(wide);
-    wide->times = times;
-    for (wide->count = 0; wide->count < count; wide->count++)
-        wide->items[wide->count] = OURO_OF(node_new(NULL, NULL));
-    return wide;
-}
-
 /* All from outside is hidden by what is reported too often: it must look held, not garbage. */
 Test(parallel, references_that_are_reported_too_often_keep_alive)
 {
@@ -412,29 +295,59 @@ static void incref_all(void *argument)
         ouro_incref(array->items[i]);
 }
 
-/* There are several references to each, and its count is one for ever: who marks it is not the only one who comes. */
-Test(parallel, immortal_objects_that_look_as_if_one_held_them)
-{
-    enum { HOLDERS = 8, COUNT = 1000 };
-    struct array *holders[HOLDERS], *immortal = array_new(COUNT);
+enum { HOLDERS = 8, CONTENDED = 1000 };
 
-    for (size_t i = 0; i < COUNT; i++)
-        immortal->items[i] = OURO_OF(node_new(NULL, NULL));
-    run_in_thread(incref_all, immortal);
-    for (size_t i = 0; i < COUNT; i++)
-        ouro_immortalize(immortal->items[i]);
+/* Each of them refers to all; they do not hold what is immortal. */
+static void refer_to_all(struct array **holders, struct array *all, bool immortal)
+{
     for (size_t i = 0; i < HOLDERS; i++) {
-        holders[i] = array_new(COUNT);
-        memcpy(holders[i]->items, immortal->items, COUNT * sizeof(ouro_object *));
+        holders[i] = array_new(CONTENDED);
+        for (size_t k = 0; k < CONTENDED; k++)
+            holders[i]->items[k] = immortal ? all->items[k] : ouro_incref(all->items[k]);
     }
+}
+
+/* Whoever is counted twice hides that there is garbage. */
+static void find_one_again_and_again(struct array **holders)
+{
     for (int round = 0; round < SCALE(100, 50); round++) {
         ouro_decref(ring_new(1));
-        cr_assert_eq(shared(OURO_GC_FULL), 1);
+        cr_assert_eq(shared(OURO_GC_FULL), 1, "round %d", round);
     }
     for (size_t i = 0; i < HOLDERS; i++)
         ouro_decref(holders[i]);
+}
+
+static struct array *nodes_new(size_t count)
+{
+    struct array *array = array_new(count);
+
+    for (size_t i = 0; i < count; i++)
+        array->items[i] = OURO_OF(node_new(NULL, NULL));
+    return array;
+}
+
+Test(parallel, objects_that_all_come_to_at_the_same_time)
+{
+    struct array *holders[HOLDERS], *all = nodes_new(CONTENDED);
+
+    refer_to_all(holders, all, false);
+    ouro_decref(all);
+    find_one_again_and_again(holders);
+}
+
+/* There are several references to each, and its count is one for ever: who marks it is not the only one who comes. */
+Test(parallel, immortal_objects_that_look_as_if_one_held_them)
+{
+    struct array *holders[HOLDERS], *immortal = nodes_new(CONTENDED);
+
+    run_in_thread(incref_all, immortal);
+    for (size_t i = 0; i < CONTENDED; i++)
+        ouro_immortalize(immortal->items[i]);
+    refer_to_all(holders, immortal, true);
+    find_one_again_and_again(holders);
     ouro_decref(immortal);
-    expect_left(COUNT);
+    expect_left(CONTENDED);
 }
 
 Test(parallel, visit_runs_on_other_threads)
@@ -452,39 +365,6 @@ Test(parallel, visit_runs_on_other_threads)
 }
 
 /* --- who takes part ------------------------------------------------------------------------------------- */
-
-static atomic_bool may_come;
-
-static void come_late(void)
-{
-    while (!atomic_load(&may_come))
-        sched_yield();
-}
-
-/* The helpers are on their way when the passes, and the stop, are over. Alone the collector runs out of pieces and of its
- * stack. */
-Test(parallel, helpers_that_come_late_and_a_stack_that_is_full)
-{
-    size_t count = SCALE(60000, 40000);
-    uint64_t rescans = event_total(EVENT_RESCAN), late = event_total(EVENT_HELP_LATE);
-    struct wide *wide = wide_new(count, 1);
-
-    parallel_set_hooks(NULL, come_late);
-    for (int kind = OURO_GC_DEEP; kind <= OURO_GC_FULL; kind++) {
-        atomic_store(&may_come, false);
-        cr_assert_eq(collect_kind((ouro_gc_kind)kind), 0);
-        cr_assert_eq(last_info.helpers, 0);
-        cr_assert_eq(last_info.candidates, count + 1);
-        atomic_store(&may_come, true);
-        ouro_world_stop(); /* they are stopped again: back from there */
-        ouro_world_start();
-    }
-    cr_assert_gt(event_total(EVENT_RESCAN), rescans, "the stack was never full");
-    cr_assert_gt(event_total(EVENT_HELP_LATE), late, "nobody came late");
-    parallel_set_hooks(await_helpers, NULL);
-    cr_assert_eq(shared(OURO_GC_FULL), 0);
-    ouro_decref(wide);
-}
 
 Test(parallel, none_are_wanted)
 {
@@ -527,6 +407,20 @@ Test(parallel, one_of_two_is_wanted)
         cr_assert_leq(last_info.helpers, 1);
     }
     ouro_decref(tree);
+}
+
+/* Who has not seen it before the stop is over was not invited to anything. */
+Test(parallel, no_invitation_outlives_a_stop)
+{
+    struct node *ring = ring_new(10);
+
+    parallel_set_hooks(NULL, NULL);
+    for (int round = 0; round < 200; round++) {
+        collect_kind(OURO_GC_FULL);
+        for (uint32_t id = seat_count(); id > 0; id--)
+            cr_assert_not(load_relaxed(&seat_by_id(id)->word) & SEAT_HELP, "round %d", round);
+    }
+    ouro_decref(ring);
 }
 
 static void wait_to_attach(void *flag)
