@@ -11,7 +11,8 @@
  *                stores it with a reference and gives up one's own, and nothing has been examined yet; it goes on until
  *                as many objects as live have been examined
  *     unchanged  a tree of 10 M nodes that nobody touches, collected again and again
- *     full       a tree of --nodes, each of whose nodes has got and lost a reference before each collection
+ *     touched    a tree of --nodes, each of whose nodes has got and lost a reference before each collection
+ *     full       a tree of --nodes, all of which are looked at, asked for or not
  *
  * --scale multiplies the amounts. Other shapes of live heaps are in bench_collect.c. Each peer has a process:
  * out/release/bench/gc_shapes_ouro, gc_shapes_bdwgc, gc_shapes_atomic, gc_shapes_plain.
@@ -332,7 +333,7 @@ static void run_churn(bool usual)
 
 /* --- a live heap, collected again and again --------------------------------------------------- */
 
-static void run_collections(size_t size, bool touched)
+static void run_collections(size_t size, bool touched, void (*collect)(void))
 {
     static struct node *tree;
     struct series times;
@@ -351,7 +352,7 @@ static void run_collections(size_t size, bool touched)
         if (touched)
             touch(tree);
         start = bench_now_ns();
-        heap_collect();
+        collect();
         series_add(&times, start, (double)(bench_now_ns() - start));
     }
     bench_keep(tree);
@@ -394,10 +395,13 @@ int main(int argc, char **argv)
     else if (!strcmp(workload, "usual"))
         run_churn(true);
     else if (!strcmp(workload, "unchanged"))
-        run_collections(scaled(1e7), false);
+        run_collections(scaled(1e7), false, heap_collect);
+    else if (!strcmp(workload, "touched"))
+        run_collections(nodes >= 1 ? (size_t)nodes : scaled(1e6), true, heap_collect);
     else if (!strcmp(workload, "full"))
-        run_collections(nodes >= 1 ? (size_t)nodes : scaled(1e6), true);
+        run_collections(nodes >= 1 ? (size_t)nodes : scaled(1e6), false, heap_collect_fully);
     else
-        bench_fail("--workload is gcbench, trees, trees-up, churn, usual, unchanged or full");
+        bench_fail(
+            "--workload is gcbench, trees, trees-up, churn, usual, unchanged, touched or full");
     return 0;
 }

@@ -93,6 +93,11 @@ void heap_collect(void)
     ouro_collect();
 }
 
+void heap_collect_fully(void)
+{
+    ouro_collect_kind(OURO_GC_FULL);
+}
+
 void heap_automatic(bool on)
 {
     if (on)
@@ -188,6 +193,11 @@ void heap_collect(void)
     GC_gcollect();
 }
 
+void heap_collect_fully(void)
+{
+    GC_gcollect();
+}
+
 void heap_automatic(bool on)
 {
     if (on)
@@ -257,6 +267,10 @@ void *heap_buffer(size_t bytes)
 }
 
 void heap_collect(void)
+{
+}
+
+void heap_collect_fully(void)
 {
 }
 

@@ -81,8 +81,9 @@ void heap_add_roots(void *start, size_t bytes);
 /* Bytes without references, never given back. */
 void *heap_buffer(size_t bytes);
 
-/* A full collection, where there is a collector. */
+/* A collection of all garbage, where there is a collector; and one that looks at every object, for collectors that can do with less. */
 void heap_collect(void);
+void heap_collect_fully(void);
 
 /* Automatic collections off and on. */
 void heap_automatic(bool on);

@@ -447,3 +447,49 @@ Test(gc, several_threads_collect_at_once)
     cr_assert_eq(after.collected - before.collected, collected);
     cr_assert_eq(after.collections - before.collections, 4 * SCALE(60, 20) + 1);
 }
+
+/* --- all, if that is less work ------------------------------------------------------------------------- */
+
+/* Gives each node a reference and takes it away again; returns how many there are. The tree is deep where it leans to the left. */
+static size_t touch_all(struct node *node)
+{
+    size_t count = 0;
+
+    for (; node; node = node->left) {
+        ouro_decref(ouro_incref(node));
+        count += 1 + (node->right ? touch_all(node->right) : 0);
+    }
+    return count;
+}
+
+/* Most are candidates: it looks at everything, also at what none of them reaches; nothing is left to be looked at, and only garbage goes. */
+Test(gc, deep_looks_at_everything_if_most_are_candidates)
+{
+    struct node *tree = tree_new(16), *apart = chain_new(50000);
+
+    ouro_collect();
+    cr_assert_eq(touch_all(tree), (2u << 16) - 1);
+    ouro_decref(ring_new(1000));
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 1000);
+    cr_assert_geq(last_info.candidates, (2u << 16) - 1 + 50000 + 1000);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    cr_assert_eq(last_info.candidates, 0);
+    cr_assert_eq(last_info.noted, 0);
+    cr_assert_eq(touch_all(tree), (2u << 16) - 1);
+    ouro_decref(tree);
+    ouro_decref(apart);
+}
+
+/* Few are: what they don't reach is not looked at. */
+Test(gc, deep_looks_at_little_if_few_are_candidates)
+{
+    struct node *tree = tree_new(16), *apart = chain_new(1000);
+
+    ouro_collect();
+    touch_all(apart);
+    ouro_decref(ring_new(1000));
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 1000);
+    cr_assert_leq(last_info.candidates, 2000);
+    ouro_decref(tree);
+    ouro_decref(apart);
+}

@@ -34,6 +34,7 @@ enum {
     CALLBACKS_MAX = 32,
     COLLECT_ROUNDS = 100,       /* of collecting and running finalizers that one call may take */
     SHUTDOWN_ROUNDS = 100,      /* of such calls */
+    ALL_LEAST = 100000,         /* objects that are worth to be looked at all together */
     ALL_DUE_LEAST = 10000,      /* objects that a round may look at when memory is short */
     KEEP_EMPTY_PAGES = 64,      /* of a seat, at a collection; and an eighth of what it uses */
     KEEP_EMPTY_BYTES = 8 << 20, /* free, of all, and what was used since the last collection */
@@ -237,11 +238,22 @@ static bool is_slice(ouro_gc_kind kind, const struct sets_limit *limit)
     return kind == OURO_GC_DEEP && limit->objects < SIZE_MAX;
 }
 
+/* Whether a deep collection may as well look at everything, which takes less than half as long an object as going from one to the
+ * next. */
+static bool most_are_wanted(void)
+{
+    size_t live = schedule_live();
+
+    return live >= ALL_LEAST && schedule_net_new() + schedule_candidates() >= live / 2;
+}
+
 /* In the stop. */
 static void try_set(struct trial *trial, const struct sets_limit *limit,
                     struct schedule_result *result)
 {
     struct deep_slice slice;
+    bool all = result->kind == OURO_GC_FULL ||
+               (result->kind == OURO_GC_DEEP && !result->slice && most_are_wanted());
 
     switch (result->kind) {
     case OURO_GC_YOUNG:
@@ -258,7 +270,7 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
             result->net_new = (int64_t)slice.fresh;
             result->guessed = slice.members;
         } else {
-            result->looked = sets_reachable(trial);
+            result->looked = all ? sets_full(trial) : sets_reachable(trial);
         }
         break;
     default:
@@ -268,7 +280,7 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
     trial_decide(trial);
     if (result->slice)
         deep_decided(trial);
-    if (result->kind == OURO_GC_FULL)
+    if (all)
         sets_full_done();
     result->cleared = result->kind != OURO_GC_YOUNG && !result->slice && !sets_has_candidates();
     result->under_way = deep_is_under_way();
