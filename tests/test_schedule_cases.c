@@ -198,6 +198,41 @@ Test(schedule_cases, garbage_beside_much_that_lives)
     ouro_decref(tree);
 }
 
+/* Old ones die all the time, half of them by their counts: so there are more new objects than the heap has grown by, and what was garbage
+ * among these must not be taken for what lives. */
+Test(schedule_cases, half_of_what_dies_is_cyclic)
+{
+    enum { CHAINS = 12500, LENGTH = 8, LIVES = CHAINS * LENGTH };
+    static struct node *chains[CHAINS];
+    size_t rounds = SCALE_MEMORY(400000, 40000), most = 0;
+    uint32_t chance = 1;
+
+    for (int i = 0; i < CHAINS; i++)
+        chains[i] = i % 2 ? ring_new(LENGTH) : chain_new(LENGTH);
+    ouro_collect();
+    ouro_gc_enable();
+    for (size_t i = 0; i < rounds; i++) {
+        struct node **place;
+
+        chance = chance * 1664525 + 1013904223;
+        place = &chains[(chance >> 8) % CHAINS];
+        ouro_decref(*place);
+        *place = chance >> 31 ? ring_new(LENGTH) : chain_new(LENGTH);
+        ouro_safepoint();
+        if (i % 256 == 0) {
+            size_t live = live_objects();
+
+            most = live > most ? live : most;
+        }
+    }
+    /* Twice what lives, and 50,000, is where the schedule begins to mind; with room for slow machines. */
+    cr_assert_leq(most, 2 * LIVES + 50000 + LIVES / 2, "%zu objects, of which %d live", most,
+                  LIVES);
+    ouro_gc_disable();
+    for (int i = 0; i < CHAINS; i++)
+        ouro_decref(chains[i]);
+}
+
 static struct gate go;
 static atomic_size_t most_of_all;
 

@@ -377,7 +377,7 @@ static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
         pause_ns = pause_that_counts(pause_ns);
     /* Behind many objects that live there may be many that don't. */
     if (times > 1 && has_grown())
-        times = 1;
+        times = yield >= YIELD_LOW ? 0 : 1;
     return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
 }
 
@@ -454,7 +454,8 @@ static void after_old_locked(const struct schedule_result *result)
         store_relaxed(&deep_due, false);
     }
     /* An old one knows nothing of what is new, so it does not say so without need, and not of that. */
-    if (result->kind != OURO_GC_OLD || (result->cleared && sets_cut_count() == 0 && has_grown())) {
+    if (result->kind != OURO_GC_OLD ||
+        (result->cleared && sets_cut_count() == 0 && !sets_has_new() && has_grown())) {
         size_t objects = above_zero(&live), bytes = used_bytes();
         size_t fresh = result->kind == OURO_GC_OLD ? above_zero(&net) : 0;
         size_t left = objects > fresh ? objects - fresh : 0;
@@ -468,8 +469,10 @@ static void after_old_locked(const struct schedule_result *result)
  * a young one that did what it is for: that came to the end of what is new, or a young or old one that found mostly garbage while that piles up. */
 static void rest_after_all(const struct schedule_result *result)
 {
-    bool worth = result->kind <= OURO_GC_OLD && yield_of(result) >= YIELD_HIGH &&
-                 ((result->kind == OURO_GC_YOUNG && !sets_has_new()) || has_grown());
+    unsigned yield = yield_of(result);
+    bool worth = result->kind <= OURO_GC_OLD &&
+                 ((result->kind == OURO_GC_YOUNG && yield >= YIELD_HIGH && !sets_has_new()) ||
+                  (yield >= YIELD_LOW && has_grown()));
 
     if (!result->automatic || worth || load_relaxed(&policy) == OURO_GC_THROUGHPUT)
         return;
