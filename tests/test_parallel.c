@@ -486,3 +486,85 @@ Test(parallel_setting, how_many, .init = enter, .fini = leave)
     ouro_gc_set_helpers(1000);
     cr_assert_eq(ouro_gc_get_helpers(), 15);
 }
+
+/* --- whether it is worth it ------------------------------------------------------------------------------- */
+
+enum { OBJECTS = 1000000, FAST = 10000000, SLOW = 30000000 };
+
+static bool may_help(bool everything)
+{
+    parallel_choose(everything);
+    return parallel_ready(seat_attached_self, OBJECTS) > 0;
+}
+
+/* In how many of 64 collections helpers may take part, if one takes so long without and with them. */
+static unsigned of_64(bool everything, uint64_t alone_ns, uint64_t helped_ns)
+{
+    unsigned helped = 0;
+
+    for (int i = 0; i < 64; i++) {
+        bool help = may_help(everything);
+
+        helped += help;
+        parallel_learn(everything, OBJECTS, help ? helped_ns : alone_ns, help);
+    }
+    return helped;
+}
+
+/* If the program says nothing it is tried alone, then with help, then what was faster; and now and then the other way. */
+Test(parallel_setting, what_was_faster_lately, .init = enter, .fini = leave)
+{
+    struct worker sleeper;
+
+    if (ouro_gc_get_helpers() == 0)
+        return; /* one processor */
+    worker_start(&sleeper, stand_by, NULL);
+    for (bool parked = false; !parked; sleep_ms(1)) {
+        ouro_world_stop();
+        parked = parallel_ready(seat_attached_self, OBJECTS) == 1;
+        if (!parked)
+            ouro_world_start();
+    }
+    cr_assert_not(may_help(true));
+    parallel_learn(true, OBJECTS, FAST, 0);
+    cr_assert(may_help(true));
+    parallel_learn(true, OBJECTS, SLOW, 1);
+    cr_assert_eq(of_64(true, FAST, SLOW), 64 / 16);
+    cr_assert_not(may_help(false), "it knows nothing of these yet");
+    of_64(true, SLOW, FAST); /* it has to notice */
+    cr_assert_eq(of_64(true, SLOW, FAST), 64 - 64 / 16);
+    parallel_learn(true, 1000, 1000000 * (uint64_t)SLOW, 1); /* too few to say anything */
+    cr_assert(may_help(true));
+    ouro_gc_set_helpers(1); /* who says so gets it */
+    cr_assert_eq(of_64(true, FAST, SLOW), 64);
+    ouro_gc_set_helpers(0);
+    cr_assert_eq(of_64(true, FAST, SLOW), 0);
+    ouro_world_start();
+    gate_open(&end);
+    worker_join(&sleeper);
+}
+
+/* A collection asks, and learns. */
+Test(parallel_setting, collections_learn, .init = enter, .fini = leave)
+{
+    struct array *tree = tree_with_parents(NULL, 10);
+    struct worker sleeper;
+    unsigned helped = 0;
+
+    if (ouro_gc_get_helpers() == 0)
+        return; /* one processor */
+    parallel_set_least(1);
+    worker_start(&sleeper, stand_by, NULL);
+    collect_kind(OURO_GC_FULL);
+    cr_assert_eq(last_info.helpers, 0, "the first one is made alone");
+    for (int i = 0; i < 1000 && !helped; i++) {
+        sleep_ms(1);
+        collect_kind(OURO_GC_FULL);
+        helped = last_info.helpers;
+    }
+    cr_assert_eq(helped, 1);
+    parallel_set_least(0);
+    ouro_decref(tree);
+    gate_open(&end);
+    worker_join(&sleeper);
+}

@@ -196,7 +196,8 @@ OURO_API uint64_t ouro_gc_get_pause_budget(void);
 /*
  * Deep and full collections of 50,000 objects and more are shared with threads that wait for them to end: those stopped at a
  * safepoint or waiting to attach, not detached ones. `most` of them help, 15 at the most; 0: none. At first one less than there
- * are processors, but not more than 3. They run `visit` functions, for different objects at the same time. A fork keeps
+ * are processors, but not more than 3, and only while collections with them are faster than alone: each way is tried, and the other one
+ * again at every 16th. What is set here holds. They run `visit` functions, for different objects at the same time. A fork keeps
  * the number. Any thread; never a safepoint.
  */
 OURO_API void ouro_gc_set_helpers(unsigned most);

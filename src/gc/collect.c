@@ -12,6 +12,7 @@
 #include "gc/deep.h"
 #include "gc/dissolve.h"
 #include "gc/forced.h"
+#include "gc/parallel.h"
 #include "gc/schedule.h"
 #include "gc/trial.h"
 #include "gc/verify.h"
@@ -255,6 +256,7 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
     bool all = result->kind == OURO_GC_FULL ||
                (result->kind == OURO_GC_DEEP && !result->slice && most_are_wanted());
 
+    parallel_choose(all);
     switch (result->kind) {
     case OURO_GC_YOUNG:
         result->looked = sets_young(trial, limit);
@@ -338,6 +340,8 @@ static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_ki
         note_sheds();
     grace_in_stopped_world();
     result.pause_ns = info.pause_ns = os_now_ns() - stopped;
+    if (kind >= OURO_GC_DEEP && !result.slice)
+        parallel_learn(trial.everything, trial.members, result.pause_ns, trial.helpers);
     /* The last slice knows nothing of what became garbage since the first. */
     verify_decision_stopped(self, result.slice ? OURO_GC_OLD : kind);
     world_start(self);

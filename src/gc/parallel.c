@@ -38,6 +38,7 @@ enum {
     LEAST_FIRST = 50000,
     AUTOMATIC = HELPERS_MAX + 1,
     AUTOMATIC_MAX = 3,
+    TRY_AGAIN = 16, /* collections after which the other way is tried again */
     MAPS = PIECES / 64,
 
     /* gate */
@@ -54,10 +55,15 @@ static uint32_t most = AUTOMATIC;  /* setting; relaxed: a number */
 static size_t least = LEAST_FIRST; /* by a test */
 static void (*opened)(void);       /* by a test */
 static void (*coming)(void);       /* by a test; read with the gate open */
-static unsigned limit;             /* helpers of this pass; [collector] before it opens the gate */
-static parallel_work *pass;        /* the same */
-static alignas(64) uint32_t gate;  /* [atomic] [P1] */
-static alignas(64) uint32_t crew;  /* [atomic] [P2] */
+static struct {
+    uint64_t ps[2];               /* an object, without and with helpers; 0: not known */
+    unsigned since;               /* collections since the other way was tried */
+} lately[2];                      /* [collector] what candidates reach; everything */
+static bool excused;              /* [collector] nobody is to help in this collection */
+static unsigned limit;            /* helpers of this pass; [collector] before it opens the gate */
+static parallel_work *pass;       /* the same */
+static alignas(64) uint32_t gate; /* [atomic] [P1] */
+static alignas(64) uint32_t crew; /* [atomic] [P2] */
 static alignas(64) uint64_t full[MAPS]; /* [atomic] [P3] */
 static uint64_t
     in_use[MAPS]; /* [atomic] [P3] the complement of `unused`: all are unused at first */
@@ -108,11 +114,39 @@ unsigned parallel_present(void)
     return load_relaxed(&gate) & COUNT;
 }
 
+/* --- whether it is worth it ---------------------------------------------------------------------------- */
+
+/* Alone at first, then with helpers, then as it was faster. How fast depends on the graph, on how far the processors are from each other, and
+ * on what else they do. */
+void parallel_choose(bool everything)
+{
+    const uint64_t *ps = lately[everything].ps;
+
+    excused = false;
+    if (load_relaxed(&most) != AUTOMATIC)
+        return;
+    excused = ps[0] == 0 || (ps[1] != 0 && ps[0] <= ps[1]);
+    if (ps[0] && ps[1] && ++lately[everything].since == TRY_AGAIN) {
+        lately[everything].since = 0;
+        excused = !excused;
+    }
+}
+
+void parallel_learn(bool everything, size_t objects, uint64_t pause_ns, unsigned helpers)
+{
+    uint64_t *ps = &lately[everything].ps[helpers > 0];
+
+    if (objects < least)
+        return;
+    uint64_t now = pause_ns * 1000 / objects + 1;
+    *ps = *ps ? (3 * *ps + now) / 4 : now;
+}
+
 /* --- the pass ---------------------------------------------------------------------------------------- */
 
 unsigned parallel_ready(const struct seat *self, size_t objects)
 {
-    unsigned wanted = objects < least ? 0 : ouro_gc_get_helpers(), found = 0;
+    unsigned wanted = objects < least || excused ? 0 : ouro_gc_get_helpers(), found = 0;
 
     for (uint32_t id = seat_count(); id > 0 && found < wanted; id--) {
         const struct seat *seat = seat_by_id(id);

@@ -30,6 +30,12 @@ typedef void parallel_work(struct seat *self, unsigned place);
  * there, or none are wanted. */
 unsigned parallel_ready(const struct seat *self, size_t objects);
 
+/* By who collects, before and after a collection that helpers may take part in: whether they do, if the program has not said
+ * how many, depends on what an object took lately with and without them. Collections of everything are another thing than those of what
+ * candidates reach. */
+void parallel_choose(bool everything);
+void parallel_learn(bool everything, size_t objects, uint64_t pause_ns, unsigned helpers);
+
 /* Begins a pass, and wakes helpers: place 0 is the caller's, who does the work, too, and then ends the pass. Waits for no one who
  * has not come. When it has ended all others are out. Returns how many have come. */
 void parallel_begin(const struct seat *self, parallel_work *work, unsigned helpers);

@@ -277,6 +277,7 @@ void trial_everything(struct trial *trial)
     struct pass_sum sum;
     size_t objects = ouro_gc_get_helpers() ? objects_in_areas() : 0;
 
+    trial->everything = true;
     if (trial->shared && parallel_ready(trial->self, objects)) {
         pass_run(trial, &making, first_in_areas(), objects, &sum);
         trial->members = sum.members;

@@ -42,6 +42,7 @@ struct trial {
     unsigned debugging; /* OURO_GC_... */
     bool special;       /* some member has weak references, or a type with a finalizer */
     bool shared;        /* stopped threads may help, if the set is large: gc/pass.h */
+    bool everything;    /* all objects are in the set */
     unsigned helpers;   /* how many have, at most, in one pass */
 
     size_t members; /* objects that were examined */
