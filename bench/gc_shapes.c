@@ -36,6 +36,13 @@ static size_t scaled(double full)
 
 /* --- trees ------------------------------------------------------------------------------------ */
 
+/* A safepoint for each 511 nodes, so that nobody who wants to stop all waits for a whole tree. */
+static void pass_at(unsigned depth)
+{
+    if (depth == 8)
+        heap_pass();
+}
+
 /* Depth 0 is one node. */
 static struct node *bottom_up(unsigned depth)
 {
@@ -43,6 +50,7 @@ static struct node *bottom_up(unsigned depth)
     struct node *right = depth ? bottom_up(depth - 1) : NULL;
     struct node *node = heap_make();
 
+    pass_at(depth);
     node->left = left;
     node->right = right;
     return node;
@@ -56,6 +64,7 @@ static struct node *from_the_root(unsigned depth)
         node->left = from_the_root(depth - 1);
         node->right = from_the_root(depth - 1);
     }
+    pass_at(depth);
     return node;
 }
 
@@ -67,6 +76,7 @@ static void grow(struct node *node, unsigned depth)
     node->right = heap_make();
     grow(node->left, depth - 1);
     grow(node->right, depth - 1);
+    pass_at(depth);
 }
 
 static struct node *top_down(unsigned depth)
