@@ -20,23 +20,24 @@ typedef enum ouro_gc_reason {
 
 /* Why just now. */
 typedef enum ouro_gc_cause {
-    OURO_GC_CAUSE_CALL,       /* somebody asked for it */
-    OURO_GC_CAUSE_OBJECTS,    /* young: as many new objects as the threshold says */
-    OURO_GC_CAUSE_BYTES,      /* young: many bytes, of new objects or elsewhere */
-    OURO_GC_CAUSE_LEFT,       /* young: the last one left new objects over, to keep to the budget */
-    OURO_GC_CAUSE_CANDIDATES, /* old: there are many */
+    OURO_GC_CAUSE_CALL,    /* somebody asked for it */
+    OURO_GC_CAUSE_OBJECTS, /* young: as many new objects as the threshold says */
+    OURO_GC_CAUSE_BYTES,   /* young: many bytes, of new objects or elsewhere */
+    OURO_GC_CAUSE_LEFT,    /* young: the last one left new objects over, to keep to the budget */
+    OURO_GC_CAUSE_CANDIDATES, /* old: there are many, or many bytes are held and young ones find little */
     OURO_GC_CAUSE_CUT,        /* deep: many candidates reach more than old ones look at */
-    OURO_GC_CAUSE_GROWTH,     /* old, deep: there is twice as much as when they were last through */
-    OURO_GC_CAUSE_SLICE,      /* deep: the next slice of one under way */
-    OURO_GC_CAUSE_LIMIT,      /* memory is over the soft limit */
-    OURO_GC_CAUSE_EVERY,      /* ouro_gc_set_every() */
+    OURO_GC_CAUSE_GROWTH, /* old, deep: there is twice as much as when they were last through */
+    OURO_GC_CAUSE_SLICE,  /* deep: the next slice of one under way */
+    OURO_GC_CAUSE_LIMIT,  /* memory is over the soft limit */
+    OURO_GC_CAUSE_EVERY,  /* ouro_gc_set_every() */
 } ouro_gc_cause;
 
 /* Which objects a collection looks at. The first two keep to the pause budget: what is left is left to the next one. */
 typedef enum ouro_gc_kind {
     OURO_GC_YOUNG, /* those made since the last one */
     OURO_GC_OLD, /* candidates, which are those that have lost a reference and lived on, and what is near them */
-    OURO_GC_DEEP, /* new ones, candidates, and all that these reach; in one stop if asked for, else in slices */
+    OURO_GC_DEEP, /* new ones, candidates, and all that these reach, or all if that is most of a large heap; in one stop if asked for,
+                   * else in slices */
     OURO_GC_FULL, /* all, in one stop */
 } ouro_gc_kind;
 
@@ -197,7 +198,7 @@ OURO_API uint64_t ouro_gc_get_pause_budget(void);
  * Deep and full collections of 50,000 objects and more are shared with threads that wait for them to end: those stopped at a
  * safepoint or waiting to attach, not detached ones. `most` of them help, 15 at the most; 0: none. At first one less than there
  * are processors, but not more than 3, and only while collections with them are faster than alone: each way is tried, and the other one
- * again at every 16th. What is set here holds. They run `visit` functions, for different objects at the same time. A fork keeps
+ * again at every 16th that is large enough. What is set here holds. They run `visit` functions, for different objects at the same time. A fork keeps
  * the number. Any thread; never a safepoint.
  */
 OURO_API void ouro_gc_set_helpers(unsigned most);

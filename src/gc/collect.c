@@ -256,7 +256,8 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
     bool all = result->kind == OURO_GC_FULL ||
                (result->kind == OURO_GC_DEEP && !result->slice && most_are_wanted());
 
-    parallel_choose(all);
+    if (result->kind >= OURO_GC_DEEP && !result->slice)
+        parallel_choose(all);
     switch (result->kind) {
     case OURO_GC_YOUNG:
         result->looked = sets_young(trial, limit);
@@ -288,26 +289,18 @@ static void try_set(struct trial *trial, const struct sets_limit *limit,
     result->under_way = deep_is_under_way();
 }
 
-static ouro_gc_cause cause_of(ouro_gc_reason reason, ouro_gc_kind kind)
-{
-    if (reason == OURO_GC_REQUESTED)
-        return OURO_GC_CAUSE_CALL;
-    if (schedule_is_pressed())
-        return OURO_GC_CAUSE_LIMIT;
-    return forced_is_on() ? OURO_GC_CAUSE_EVERY : schedule_cause(kind);
-}
-
 /* By who has the claim. */
-static struct trial collect(struct seat *self, ouro_gc_reason reason, ouro_gc_kind kind,
+static struct trial collect(struct seat *self, ouro_gc_cause cause, ouro_gc_kind kind,
                             struct sets_limit limit)
 {
     ouro_gc_info info = {.phase = OURO_GC_START,
-                         .reason = reason,
-                         .cause = cause_of(reason, kind),
+                         .reason =
+                             cause == OURO_GC_CAUSE_CALL ? OURO_GC_REQUESTED : OURO_GC_AUTOMATIC,
+                         .cause = cause,
                          .kind = kind,
                          .generation = kind < 2 ? kind : 2};
     struct schedule_result result = {.kind = kind,
-                                     .automatic = reason == OURO_GC_AUTOMATIC && !forced_is_on(),
+                                     .automatic = cause != OURO_GC_CAUSE_CALL && !forced_is_on(),
                                      .slice = is_slice(kind, &limit)};
     struct trial trial;
 
@@ -401,12 +394,13 @@ static void collect_all_due(struct seat *self)
         size_t most = 2 * schedule_live() + ALL_DUE_LEAST, looked = 0;
 
         do
-            looked += collect(self, OURO_GC_AUTOMATIC, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG))
-                          .members +
-                      1;
+            looked +=
+                collect(self, OURO_GC_CAUSE_LIMIT, OURO_GC_YOUNG, schedule_limit(OURO_GC_YOUNG))
+                    .members +
+                1;
         while (sets_has_new() && looked < most);
         do
-            collect(self, OURO_GC_AUTOMATIC, OURO_GC_DEEP, schedule_limit(OURO_GC_DEEP));
+            collect(self, OURO_GC_CAUSE_LIMIT, OURO_GC_DEEP, schedule_limit(OURO_GC_DEEP));
         while (deep_is_under_way());
     }
 }
@@ -420,7 +414,9 @@ static void collect_pressed(struct seat *self)
     collect_all_due(self);
     collect_claim_release();
     if (schedule_is_pressed() && ouro_finalizer_get_mode() == OURO_FINALIZE_AT_SAFEPOINTS &&
-        finalize_all(self, &seen) && schedule_is_pressed() && claim_try()) {
+        finalize_all(self, &seen) && schedule_is_pressed()) {
+        if (!claim_try()) /* who has it sees to that */
+            return;
         collect_all_due(self);
         collect_claim_release();
     }
@@ -451,7 +447,7 @@ static void collect_forced(struct seat *self)
         kind = forced_take(self);
         if (kind != OURO_GC_YOUNG && deep_is_under_way())
             kind = OURO_GC_DEEP;
-        collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit_forced(kind));
+        collect(self, OURO_GC_CAUSE_EVERY, kind, schedule_limit_forced(kind));
     }
     if (pressed && schedule_is_pressed()) {
         collect_pressed(self);
@@ -488,7 +484,7 @@ void collect_automatic(struct seat *self)
         collect_pressed(self);
     } else {
         if (schedule_is_due(&kind)) /* somebody may just have been through with it */
-            collect(self, OURO_GC_AUTOMATIC, kind, schedule_limit(kind));
+            collect(self, schedule_cause(kind), kind, schedule_limit(kind));
         if (kind == OURO_GC_DEEP)
             store_relaxed(&slicer, self->id);
         collect_claim_release();
@@ -510,7 +506,7 @@ static struct seat *may_collect(const char *what)
 static struct trial collect_requested(struct seat *self, ouro_gc_kind kind, struct sets_limit limit)
 {
     collect_claim_wait(self);
-    struct trial trial = collect(self, OURO_GC_REQUESTED, kind, limit);
+    struct trial trial = collect(self, OURO_GC_CAUSE_CALL, kind, limit);
     collect_claim_release();
     return trial;
 }
@@ -522,7 +518,7 @@ static struct trial collect_one_slice(struct seat *self)
 
     if (limit.objects == SIZE_MAX)
         limit.objects--;
-    return collect(self, OURO_GC_REQUESTED, OURO_GC_DEEP, limit);
+    return collect(self, OURO_GC_CAUSE_CALL, OURO_GC_DEEP, limit);
 }
 
 /* One stop on candidates. Beside a deep one, which would have to be given up for it, that is a slice; and so it is if there are only
@@ -533,7 +529,7 @@ static struct trial collect_old(struct seat *self, struct sets_limit limit, bool
     bool slice =
         deep_is_under_way() || (may_begin && !sets_has_candidates() && sets_cut_count() > 0);
     struct trial trial =
-        slice ? collect_one_slice(self) : collect(self, OURO_GC_REQUESTED, OURO_GC_OLD, limit);
+        slice ? collect_one_slice(self) : collect(self, OURO_GC_CAUSE_CALL, OURO_GC_OLD, limit);
     collect_claim_release();
     return trial;
 }

@@ -57,7 +57,7 @@ static void (*opened)(void);       /* by a test */
 static void (*coming)(void);       /* by a test; read with the gate open */
 static struct {
     uint64_t ps[2];               /* an object, without and with helpers; 0: not known */
-    unsigned since;               /* collections since the other way was tried */
+    unsigned since;               /* large ones since the other way was tried */
 } lately[2];                      /* [collector] what candidates reach; everything */
 static bool excused;              /* [collector] nobody is to help in this collection */
 static unsigned limit;            /* helpers of this pass; [collector] before it opens the gate */
@@ -122,24 +122,24 @@ void parallel_choose(bool everything)
 {
     const uint64_t *ps = lately[everything].ps;
 
-    excused = false;
     if (load_relaxed(&most) != AUTOMATIC)
         return;
     excused = ps[0] == 0 || (ps[1] != 0 && ps[0] <= ps[1]);
-    if (ps[0] && ps[1] && ++lately[everything].since == TRY_AGAIN) {
-        lately[everything].since = 0;
+    if (lately[everything].since == TRY_AGAIN - 1)
         excused = !excused;
-    }
 }
 
 void parallel_learn(bool everything, size_t objects, uint64_t pause_ns, unsigned helpers)
 {
-    uint64_t *ps = &lately[everything].ps[helpers > 0];
+    uint64_t *ps = lately[everything].ps, *one = &ps[helpers > 0];
 
+    excused = false;
     if (objects < least)
         return;
     uint64_t now = pause_ns * 1000 / objects + 1;
-    *ps = *ps ? (3 * *ps + now) / 4 : now;
+    *one = *one ? (3 * *one + now) / 4 : now;
+    if (ps[0] && ps[1])
+        lately[everything].since = (lately[everything].since + 1) % TRY_AGAIN;
 }
 
 /* --- the pass ---------------------------------------------------------------------------------------- */

@@ -32,7 +32,7 @@ unsigned parallel_ready(const struct seat *self, size_t objects);
 
 /* By who collects, before and after a collection that helpers may take part in: whether they do, if the program has not said
  * how many, depends on what an object took lately with and without them. Collections of everything are another thing than those of what
- * candidates reach. */
+ * candidates reach. Not for slices, which are shared with whoever is there. */
 void parallel_choose(bool everything);
 void parallel_learn(bool everything, size_t objects, uint64_t pause_ns, unsigned helpers);
 

@@ -375,7 +375,7 @@ static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
 
     if (how != OURO_GC_THROUGHPUT)
         pause_ns = pause_that_counts(pause_ns);
-    /* Behind many objects that live there may be many that don't. */
+    /* Behind many objects that live there may be many that don't; and if there are, garbage must not come faster than it is found. */
     if (times > 1 && has_grown())
         times = yield >= YIELD_LOW ? 0 : 1;
     return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
@@ -466,11 +466,12 @@ static void after_old_locked(const struct schedule_result *result)
 }
 
 /* Each kind has its rests; one after the other they could leave the program nothing. So it has as long as the stop took, but after
- * a young one that did what it is for: that came to the end of what is new, or a young or old one that found mostly garbage while that piles up. */
+ * a young one that did what it is for: that found mostly garbage and came to the end of what is new, or a young or old one that found some while
+ * it piles up. */
 static void rest_after_all(const struct schedule_result *result)
 {
     unsigned yield = yield_of(result);
-    bool worth = result->kind <= OURO_GC_OLD &&
+    bool worth = result->kind <= OURO_GC_OLD && result->members &&
                  ((result->kind == OURO_GC_YOUNG && yield >= YIELD_HIGH && !sets_has_new()) ||
                   (yield >= YIELD_LOW && has_grown()));
 
@@ -486,7 +487,8 @@ void schedule_collected(const struct schedule_result *result)
     mutex_lock(&settings);
     if (result->kind <= OURO_GC_OLD) {
         learn_speed(result);
-        store_relaxed(&finds_garbage[result->kind], yield_of(result) >= YIELD_LOW);
+        store_relaxed(&finds_garbage[result->kind],
+                      result->members && yield_of(result) >= YIELD_LOW);
     }
     if (result->slice) {
         after_slice_locked(result);
@@ -540,12 +542,14 @@ uint64_t schedule_wait_for_others(void)
 void schedule_press(void)
 {
     mutex_lock(&settings);
+    bool passed = limit_is_passed(); /* not if another thread has just told the program */
     size_t limit = soft_limit, used = used_bytes();
-    ouro_gc_pressure callback = used > limit ? pressure : NULL;
+    ouro_gc_pressure callback = pressure;
     void *argument = pressure_argument;
-    store_relaxed(&pressed_at, limit && used > limit ? used : (size_t)0);
+    if (passed)
+        store_relaxed(&pressed_at, used);
     mutex_unlock(&settings);
-    if (limit && callback)
+    if (passed && callback)
         callback(used, limit, argument);
 }
 

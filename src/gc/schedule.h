@@ -65,8 +65,8 @@ struct schedule_result {
 };
 void schedule_collected(const struct schedule_result *result);
 
-/* True once if what is used is over the soft limit: a collection of all candidates is to be made, and then
- * schedule_press() calls the program's callback if that did not help. */
+/* True if what is used is over the soft limit, or over a tenth of it more than when the program was told last: a collection of all
+ * candidates is to be made, and then schedule_press() calls the program's callback if that is true still. */
 bool schedule_is_pressed(void);
 void schedule_press(void);
 
