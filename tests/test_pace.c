@@ -296,7 +296,7 @@ Test(pace, soft_limit_counts_external_bytes)
     cr_assert_geq(pressed_used, 2 * LIMIT);
     ouro_safepoint();
     cr_assert_eq(pressed, 1);
-    schedule_press(); /* by another thread that found the same at the same time */
+    schedule_press(0); /* by another thread that found the same at the same time */
     cr_assert_eq(pressed, 1);
     ouro_adjust_external_bytes(-2 * LIMIT);
     cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);

@@ -410,6 +410,7 @@ static void collect_all_due(struct seat *self)
 static void collect_pressed(struct seat *self)
 {
     uint64_t seen = finalize_seen(self);
+    uint32_t presses = schedule_presses();
 
     collect_all_due(self);
     collect_claim_release();
@@ -420,7 +421,7 @@ static void collect_pressed(struct seat *self)
         collect_all_due(self);
         collect_claim_release();
     }
-    schedule_press();
+    schedule_press(presses);
 }
 
 /* Nothing else may remind a thread: who has made the last slice looks at each of its safepoints whether it is time for the next
@@ -455,7 +456,7 @@ static void collect_forced(struct seat *self)
     }
     collect_claim_release();
     if (pressed)
-        schedule_press();
+        schedule_press(schedule_presses());
 }
 
 void collect_automatic(struct seat *self)

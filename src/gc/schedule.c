@@ -62,6 +62,7 @@ static bool finds_garbage[2]; /* the last young one, old one: 10 % of what it lo
 static size_t objects_when_begun, bytes_when_begun; /* what there was at its beginning */
 static size_t soft_limit;                           /* 0: none */
 static size_t pressed_at; /* used bytes when it was pressed last; 0: not since it was below */
+static uint32_t presses;  /* how often it was pressed */
 static ouro_gc_pressure pressure;
 static void *pressure_argument;
 
@@ -539,17 +540,24 @@ uint64_t schedule_wait_for_others(void)
     return budget_in_force() < WAIT_MOST_NS ? budget_in_force() : WAIT_MOST_NS;
 }
 
-void schedule_press(void)
+uint32_t schedule_presses(void)
+{
+    return load_relaxed(&presses);
+}
+
+void schedule_press(uint32_t before)
 {
     mutex_lock(&settings);
-    bool passed = limit_is_passed(); /* not if another thread has just told the program */
     size_t limit = soft_limit, used = used_bytes();
-    ouro_gc_pressure callback = pressure;
+    bool passed = limit && used > limit, untold = load_relaxed(&presses) == before;
+    ouro_gc_pressure callback = passed && untold ? pressure : NULL;
     void *argument = pressure_argument;
-    if (passed)
-        store_relaxed(&pressed_at, used);
+    if (untold) {
+        store_relaxed(&pressed_at, passed ? used : (size_t)0);
+        store_relaxed(&presses, before + passed);
+    }
     mutex_unlock(&settings);
-    if (passed && callback)
+    if (callback)
         callback(used, limit, argument);
 }
 

@@ -66,9 +66,12 @@ struct schedule_result {
 void schedule_collected(const struct schedule_result *result);
 
 /* True if what is used is over the soft limit, or over a tenth of it more than when the program was told last: a collection of all
- * candidates is to be made, and then schedule_press() calls the program's callback if that is true still. */
+ * candidates is to be made, and then schedule_press() calls the program's callback if it is over the limit still. */
 bool schedule_is_pressed(void);
-void schedule_press(void);
+
+/* Not if another thread has told the program since: `before` is what schedule_presses() was then. */
+uint32_t schedule_presses(void);
+void schedule_press(uint32_t before);
 
 /* For a thread that makes objects while another one collects: how long it should wait for that one, at most, since it makes garbage
  * faster than that is found; 0: not at all. */
