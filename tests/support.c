@@ -501,3 +501,26 @@ uint32_t random_below(uint64_t *state, uint32_t limit)
     z ^= z >> 31;
     return (uint32_t)((z >> 32) * limit >> 32);
 }
+
+void model_reach(const int *refers, int nodes, int each, int from, bool *reached)
+{
+    int *stack = calloc((size_t)nodes, sizeof *stack), depth = 0;
+
+    CHECK(stack);
+    if (!reached[from])
+        stack[depth++] = from;
+    reached[from] = true;
+    while (depth > 0) {
+        const int *row = &refers[stack[--depth] * each];
+
+        for (int r = 0; r < each; r++) {
+            int to = row[r];
+
+            if (to >= 0 && !reached[to]) {
+                reached[to] = true;
+                stack[depth++] = to;
+            }
+        }
+    }
+    free(stack);
+}

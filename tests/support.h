@@ -188,4 +188,8 @@ bool aborts(void (*misuse)(void), char *text, size_t size);
 /* The next of a sequence of pseudo-random numbers, below the limit. */
 uint32_t random_below(uint64_t *state, uint32_t limit);
 
+/* For models of graphs: marks a node and all that it reaches, but what is marked already and behind. Each node has so many references, one
+ * row each; negative ones are none. */
+void model_reach(const int *refers, int nodes, int each, int from, bool *reached);
+
 #endif

@@ -60,23 +60,7 @@ static struct numbered *at(int i)
 
 static void reach_from(int i, bool *reached)
 {
-    int stack[OBJECTS], depth = 0;
-
-    if (!reached[i])
-        stack[depth++] = i;
-    reached[i] = true;
-    while (depth > 0) {
-        int from = stack[--depth];
-
-        for (int r = 0; r < REFERENCES; r++) {
-            int to = model.refers[from][r];
-
-            if (to != NOBODY && !reached[to]) {
-                reached[to] = true;
-                stack[depth++] = to;
-            }
-        }
-    }
+    model_reach(&model.refers[0][0], OBJECTS, REFERENCES, i, reached);
 }
 
 static void check_alive(void)
