@@ -261,23 +261,35 @@ static struct array *late_help_new(void)
     return root;
 }
 
+/* Whether they met: the system may stop either of them so long that the other does all there is. */
+static bool reached_with_late_help(struct array *root, size_t count)
+{
+    atomic_store(&helped, 0);
+    atomic_store(&came_back, false);
+    ouro_decref(ouro_incref(root)); /* the only candidate */
+    atomic_store(&armed, true);
+    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
+    atomic_store(&armed, false);
+    cr_assert_eq(last_info.candidates, count);
+    cr_assert(!timed_out, "one waited for the other in vain");
+    return last_info.helpers == 1 && came_back;
+}
+
 /* What the collector takes from the other is more than he had on his stack when help came. */
 Test(parallel_stack, help_comes_late_in_reach)
 {
     struct array *root = late_help_new();
     size_t count = live_objects();
+    double until = seconds() + 60;
+    unsigned met = 0;
 
     setenv("OURO_VERIFY", "0", 1); /* which looks into the objects before others come */
     parallel_set_hooks(await_one, NULL);
     ouro_gc_set_helpers(1);
     cr_assert_eq(collect_kind(OURO_GC_FULL), 0);
-    ouro_decref(ouro_incref(root)); /* the only candidate */
-    atomic_store(&armed, true);
-    cr_assert_eq(collect_kind(OURO_GC_DEEP), 0);
-    atomic_store(&armed, false);
-    cr_assert_eq(last_info.helpers, 1);
-    cr_assert_eq(last_info.candidates, count);
-    cr_assert(came_back && !timed_out, "they did not meet");
+    while (met < 3 && seconds() < until)
+        met += reached_with_late_help(root, count);
+    cr_assert_gt(met, 0, "they never met");
     ouro_decref(root);
     cr_assert_eq(collect_kind(OURO_GC_DEEP), count);
 }
