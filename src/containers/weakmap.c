@@ -54,20 +54,20 @@ struct token {
 
 /* --- types ------------------------------------------------------------------------------------------- */
 
-static const ouro_type *map_type;   /* [atomic] [K1] NULL: not registered yet */
-static const ouro_type *token_type; /* [atomic] [K1] */
+static const ouro_type *map_type;   /* [atomic] [N1] NULL: not registered yet */
+static const ouro_type *token_type; /* [atomic] [N1] */
 
 /* No mutex, which a fork would have to know of: of two threads that register a type at once one does so in vain. */
 static const ouro_type *type_once(const ouro_type **place, const ouro_type_spec *spec)
 {
-    const ouro_type *type = load_acquire(place); /* [K1] acquire: the type; below */
+    const ouro_type *type = load_acquire(place); /* [N1] acquire: the type; below */
     const ouro_type *first = NULL;
 
     if (type)
         return type;
     if (ouro_type_register(spec, &type) != OURO_OK)
         return NULL;
-    /* [K1] acq_rel: the type, ours or that of who was faster */
+    /* [N1] acq_rel: the type, ours or that of who was faster */
     return cas_acq_rel(place, &first, type) ? type : first;
 }
 

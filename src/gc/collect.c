@@ -1,13 +1,14 @@
 /*
  * gc/collect.c - a collection from beginning to end, callbacks, figures.
  *
- * One thread collects at a time.  It holds the claim from before the first callback until after the last: a
- * word, not a mutex, since user code runs meanwhile (`destroy`, callbacks), and so the rule for users is not to
- * ask for a collection while holding a lock that these take.  Whoever waits for the claim waits detached.
+ * One thread collects at a time.  It holds the claim from before the first callback until after the last: user code
+ * runs meanwhile (`destroy`, callbacks), so the rule for users is not to ask for a collection while holding a lock
+ * that these take.  Whoever waits for the claim waits detached.
  */
 #include "gc/collect.h"
 
 #include "base/os.h"
+#include "base/turn.h"
 #include "gc/debug.h"
 #include "gc/deep.h"
 #include "gc/dissolve.h"
@@ -28,7 +29,6 @@
 #include <ouro/slot.h>
 #include <ouro/thread.h>
 
-#include <limits.h>
 #include <string.h>
 
 enum {
@@ -41,14 +41,12 @@ enum {
     KEEP_EMPTY_BYTES = 8 << 20, /* free, of all, and what was used since the last collection */
 };
 
-enum { CLAIM_FREE, CLAIM_TAKEN, CLAIM_AWAITED };
-
 struct callback {
     ouro_gc_callback function;
     void *argument;
 };
 
-static uint32_t claim;  /* [atomic] [K1] */
+static turn claim;
 static uint32_t steps;  /* [atomic] relaxed: calls of ouro_collect_step() */
 static uint32_t slicer; /* [atomic] relaxed: id of the seat that has made the last slice */
 static mutex gc_lock = MUTEX_INIT;
@@ -58,22 +56,12 @@ static ouro_gc_stats totals;                     /* [lock: gc] */
 
 /* --- the claim --------------------------------------------------------------------------------------- */
 
-static bool claim_try(void)
-{
-    uint32_t state = CLAIM_FREE;
-
-    /* [K1] acquire: all that the last collector did; collect_claim_release() */
-    return cas_acq_rel(&claim, &state, (uint32_t)CLAIM_TAKEN);
-}
-
 void collect_claim_wait(struct seat *self)
 {
-    if (claim_try())
+    if (turn_try(&claim))
         return;
     seat_detach(self);
-    /* [K1] acquire, as above. Who comes from waiting leaves AWAITED behind: others may be waiting, too. */
-    while (exchange_acq_rel(&claim, (uint32_t)CLAIM_AWAITED) != CLAIM_FREE)
-        os_futex_wait(&claim, CLAIM_AWAITED, 0);
+    turn_take(&claim);
     seat_attach(self);
 }
 
@@ -81,20 +69,14 @@ void collect_claim_wait(struct seat *self)
  * that this thread has. */
 static void claim_pass(struct seat *self, uint64_t most_ns)
 {
-    uint32_t state = CLAIM_TAKEN;
-
     seat_detach(self);
-    /* [K1] nothing hangs on it: the claim stays whose it is; collect_claim_release() */
-    if (cas_acq_rel(&claim, &state, (uint32_t)CLAIM_AWAITED) || state == CLAIM_AWAITED)
-        os_futex_wait(&claim, CLAIM_AWAITED, most_ns);
+    turn_await(&claim, most_ns);
     seat_attach(self);
 }
 
 void collect_claim_release(void)
 {
-    /* [K1] release: all that this collection did; claim_try(), collect_claim_wait(). All that wait: some don't want it. */
-    if (exchange_acq_rel(&claim, (uint32_t)CLAIM_FREE) == CLAIM_AWAITED)
-        os_futex_wake(&claim, INT_MAX);
+    turn_end(&claim);
 }
 
 /* --- callbacks --------------------------------------------------------------------------------------- */
@@ -416,7 +398,7 @@ static void collect_pressed(struct seat *self)
     collect_claim_release();
     if (schedule_is_pressed() && ouro_finalizer_get_mode() == OURO_FINALIZE_AT_SAFEPOINTS &&
         finalize_all(self, &seen) && schedule_is_pressed()) {
-        if (!claim_try()) /* who has it sees to that */
+        if (!turn_try(&claim)) /* who has it sees to that */
             return;
         collect_all_due(self);
         collect_claim_release();
@@ -442,7 +424,7 @@ static void collect_forced(struct seat *self)
     bool due = forced_is_due(self);
     bool pressed = schedule_is_pressed() && schedule_is_due(&kind);
 
-    if (!(due || pressed) || !claim_try())
+    if (!(due || pressed) || !turn_try(&claim))
         return;
     if (due) {
         kind = forced_take(self);
@@ -471,7 +453,7 @@ void collect_automatic(struct seat *self)
         return;
     }
     bool due = schedule_is_due(&kind);
-    if (!due || !claim_try()) {
+    if (!due || !turn_try(&claim)) {
         uint64_t wait_ns = due ? schedule_wait_for_others() : 0;
 
         if (wait_ns)

@@ -14,12 +14,11 @@
  * but for a deep one between two slices, since the claim is ours: taken, or had by the callback that we are in.
  *
  * What may surprise: mutexes are unlocked in the child and not made anew, for it is this thread that has them.
- * `visitors` may be another thread's, so it is no mutex but a word, which the child can write.
+ * `visiting` may be another thread's, so it is no mutex but a turn, which the child can take away.
  *
  * docs/internals/fork.md lists all static variables of the library and what becomes of them.
  */
-#include "base/atomic.h"
-#include "base/os.h"
+#include "base/turn.h"
 #include "gc/collect.h"
 #include "gc/schedule.h"
 #include "heap/page.h"
@@ -56,9 +55,7 @@ static const struct {
 };
 enum { MODULES = sizeof modules / sizeof *modules };
 
-enum { VISITORS_NONE, VISITORS_ONE, VISITORS_MORE };
-
-static uint32_t visitors; /* [atomic] [K2] which unregistered thread forks; are others waiting */
+static turn visiting; /* of the unregistered threads that fork */
 
 /* [stopped] */
 static struct seat *forking; /* NULL: nobody is between prepare and the other two */
@@ -66,28 +63,15 @@ static ouro_state state_before;
 
 /* --- the caller's own state ------------------------------------------------------------------------------ */
 
-static void leave(void)
-{
-    /* [K2] release: all that this visitor did with the seat; visit() */
-    if (exchange_acq_rel(&visitors, (uint32_t)VISITORS_NONE) == VISITORS_MORE)
-        os_futex_wake(&visitors, 1);
-}
-
 static ouro_status visit(struct seat **seat)
 {
-    uint32_t state = VISITORS_NONE;
-
-    /* [K2] acquire, both: all that the last visitor did; leave(). Who comes from waiting leaves MORE behind. */
-    if (!cas_acq_rel(&visitors, &state, (uint32_t)VISITORS_ONE)) {
-        while (exchange_acq_rel(&visitors, (uint32_t)VISITORS_MORE) != VISITORS_NONE)
-            os_futex_wait(&visitors, VISITORS_MORE, 0);
-    }
+    turn_take(&visiting);
     ouro_status status = seat_reserve(seat);
 
     if (status == OURO_OK)
         seat_self = *seat;
     else
-        leave();
+        turn_end(&visiting);
     return status;
 }
 
@@ -97,7 +81,7 @@ static void restore(struct seat *self, ouro_state before)
         seat_detach(self);
     if (before == OURO_STATE_UNREGISTERED) {
         seat_self = NULL;
-        leave();
+        turn_end(&visiting);
     }
 }
 
@@ -187,7 +171,7 @@ void ouro_fork_child(void)
     grace_vanish();
     world_vanish();
     if (state_before != OURO_STATE_UNREGISTERED)
-        store_relaxed(&visitors, (uint32_t)VISITORS_NONE); /* relaxed: no other thread is left */
+        turn_vanish(&visiting);
     for (size_t i = MODULES; i > 0; i--)
         modules[i - 1].child();
     /* Those whose turn it was to look after what is retired are gone. */
