@@ -124,9 +124,13 @@ static struct node *balanced_in_the_usual_way(size_t size)
     return node;
 }
 
-static size_t count_nodes(const struct node *node)
+static size_t count_nodes(const struct node *node, unsigned depth)
 {
-    return node ? 1 + count_nodes(node->left) + count_nodes(node->right) : 0;
+    if (!node)
+        return 0;
+    size_t count = 1 + count_nodes(node->left, depth - 1) + count_nodes(node->right, depth - 1);
+    pass_at(depth);
+    return count;
 }
 
 static void touch(struct node *node)
@@ -139,9 +143,14 @@ static void touch(struct node *node)
     touch(node->right);
 }
 
-static void drop_counted(struct node *tree, size_t size)
+static size_t size_of(unsigned depth)
 {
-    if (count_nodes(tree) != size)
+    return (2u << depth) - 1;
+}
+
+static void drop_counted(struct node *tree, unsigned depth)
+{
+    if (count_nodes(tree, depth) != size_of(depth))
         bench_fail("a tree is wrong");
     heap_drop(tree);
     heap_pass();
@@ -160,7 +169,7 @@ static double gcbench(void)
 {
     enum { LONG_LIVED = 16, SHALLOWEST = 4, DEEPEST = 16, STRETCH = 18, ARRAY = 500000 };
     struct node *tree = top_down(LONG_LIVED);
-    double made = (double)((2u << LONG_LIVED) - 1);
+    double made = (double)size_of(LONG_LIVED);
     double *array = heap_buffer(ARRAY * sizeof *array);
 
     if (!array)
@@ -168,19 +177,19 @@ static double gcbench(void)
     for (size_t i = 0; i < ARRAY; i++)
         array[i] = 1 / (double)(i + 1);
     for (unsigned depth = SHALLOWEST; depth <= DEEPEST; depth += 2) {
-        size_t size = (2u << depth) - 1;
-        size_t rounds = scaled(2.0 * (double)((2u << STRETCH) - 1) / (double)size);
+        size_t size = size_of(depth);
+        size_t rounds = scaled(2.0 * (double)size_of(STRETCH) / (double)size);
 
         for (size_t i = 0; i < rounds; i++)
-            drop_counted(top_down(depth), size);
+            drop_counted(top_down(depth), depth);
         for (size_t i = 0; i < rounds; i++)
-            drop_counted(bottom_up(depth), size);
+            drop_counted(bottom_up(depth), depth);
         made += 2 * (double)rounds * (double)size;
     }
     bench_keep(array);
     if (array[1000] != 1.0 / 1001)
         bench_fail("the array is wrong");
-    drop_counted(tree, (2u << LONG_LIVED) - 1);
+    drop_counted(tree, LONG_LIVED);
     return made;
 }
 
@@ -188,12 +197,12 @@ static double binary_trees(struct node *(*make)(unsigned))
 {
     enum { DEPTH = 16 };
     struct node *tree = make(DEPTH);
-    size_t rounds = scaled(40), size = (2u << DEPTH) - 1;
+    size_t rounds = scaled(40);
 
     for (size_t i = 0; i < rounds; i++)
-        drop_counted(make(DEPTH), size);
-    drop_counted(tree, size);
-    return (double)(rounds + 1) * (double)size;
+        drop_counted(make(DEPTH), DEPTH);
+    drop_counted(tree, DEPTH);
+    return (double)(rounds + 1) * (double)size_of(DEPTH);
 }
 
 static double trees_down(void)
