@@ -247,6 +247,14 @@ void expect_left(size_t objects)
     expected_left = objects;
 }
 
+ouro_gc_stats stats_now(void)
+{
+    ouro_gc_stats stats;
+
+    ouro_gc_get_stats(&stats);
+    return stats;
+}
+
 size_t live_objects(void)
 {
     ouro_memory stats;

@@ -126,6 +126,9 @@ void expect_left(size_t objects);
 size_t live_objects(void);
 size_t live_buffers(void);
 
+/* Of the collector; passes no safepoint. */
+ouro_gc_stats stats_now(void);
+
 /* One collection; returns how many were garbage, and leaves the figures of its last callback in `last_info`. */
 extern ouro_gc_info last_info;
 size_t collect_kind(ouro_gc_kind kind);

@@ -7,7 +7,6 @@
 #include "support.h"
 
 #include "base/os.h"
-#include "gc/schedule.h"
 
 #include <stdlib.h>
 
@@ -46,14 +45,6 @@ static void begin(void)
 static void forget(void)
 {
     memset(&sum, 0, sizeof sum);
-}
-
-static ouro_gc_stats stats_now(void)
-{
-    ouro_gc_stats stats;
-
-    ouro_gc_get_stats(&stats);
-    return stats;
 }
 
 /* What one stop looks at, at most: the least of a limit, and a page of nodes. */
@@ -231,104 +222,10 @@ Test(pace, external_bytes_make_collections_due)
     ouro_decref(node);
 }
 
-static size_t pressed, pressed_used, pressed_limit;
-
-static void press(size_t used, size_t limit, void *argument)
-{
-    CHECK(argument == &pressed);
-    CHECK(ouro_thread_state() == OURO_STATE_ATTACHED);
-    pressed++;
-    pressed_used = used;
-    pressed_limit = limit;
-}
-
-enum { LIMIT = 4 << 20 };
-
-static void make_pressure(void)
-{
-    cr_assert_eq(ouro_gc_set_soft_limit(1023, press, NULL), OURO_INVALID);
-    cr_assert_eq(ouro_gc_set_soft_limit(LIMIT, press, &pressed), OURO_OK);
-    ouro_gc_set_threshold(1000000, 1000000); /* nothing else makes a collection due */
-    ouro_gc_enable();
-    forget();
-}
-
-Test(pace, soft_limit_with_garbage)
-{
-    make_pressure();
-    for (int i = 0; i < 3 * LIMIT / 48; i++) {
-        ouro_decref(ring_new(1));
-        ouro_safepoint();
-    }
-    cr_assert_eq(pressed, 0, "a collection was enough");
-    cr_assert(sum.deep >= 2 && sum.deep <= 4, "%zu", sum.deep);
-    cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
-}
-
-Test(pace, soft_limit_without_garbage)
-{
-    struct node *chain = NULL;
-    size_t count = 2 * LIMIT / 48; /* bytes of a block for a node */
-
-    make_pressure();
-    for (size_t i = 0; i < count; i++) {
-        chain = node_new(chain, NULL);
-        ouro_safepoint();
-        if (pressed == 1 && i * 48 < LIMIT + LIMIT / 20)
-            cr_assert(pressed_used > LIMIT && pressed_used < LIMIT + LIMIT / 10);
-    }
-    /* At the limit, and whenever a tenth of it is used in addition. */
-    cr_assert(pressed >= 8 && pressed <= 11, "%zu times", pressed);
-    cr_assert_eq(pressed_limit, LIMIT);
-    /* What it collected first may have been enough once. */
-    cr_assert(sum.deep >= pressed && sum.deep <= pressed + 2, "%zu, %zu", sum.deep, pressed);
-    cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
-    ouro_gc_disable();
-    ouro_decref(chain);
-}
-
-Test(pace, soft_limit_counts_external_bytes)
-{
-    make_pressure();
-    ouro_adjust_external_bytes(2 * LIMIT);
-    ouro_safepoint();
-    cr_assert_eq(pressed, 1);
-    cr_assert_geq(pressed_used, 2 * LIMIT);
-    ouro_safepoint();
-    cr_assert_eq(pressed, 1);
-    schedule_press(0); /* by another thread that found the same at the same time */
-    cr_assert_eq(pressed, 1);
-    ouro_adjust_external_bytes(-2 * LIMIT);
-    cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
-}
-
 static void make_pairs(size_t count)
 {
     for (size_t i = 0; i < count; i++)
         ouro_decref(ring_new(2));
-}
-
-/* More than a stop looks at, at the end of each. */
-static void make_more(const ouro_gc_info *info, void *argument)
-{
-    (void)argument;
-    if (info->phase == OURO_GC_STOP && sum.stops < 2000)
-        make_pairs(2 * STOP_MOST);
-}
-
-Test(pace, soft_limit_while_others_make_garbage)
-{
-    make_pressure();
-    cr_assert_eq(ouro_gc_set_pause_budget(1), OURO_OK);
-    make_pairs(2 * STOP_MOST);
-    ouro_adjust_external_bytes(2 * LIMIT);
-    cr_assert_eq(ouro_gc_add_callback(make_more, NULL), OURO_OK);
-    ouro_safepoint();
-    cr_assert_eq(pressed, 1);
-    cr_assert_lt(sum.stops, 500, "%zu stops in one safepoint", sum.stops);
-    cr_assert_eq(ouro_gc_remove_callback(make_more, NULL), OURO_OK);
-    ouro_adjust_external_bytes(-2 * LIMIT);
-    cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
 }
 
 /* --- what automatic collections leave, and what they cost ------------------------------------------------ */

@@ -6,14 +6,6 @@
 
 TestSuite(schedule, .init = enter, .fini = leave);
 
-static ouro_gc_stats stats_now(void)
-{
-    ouro_gc_stats stats;
-
-    ouro_gc_get_stats(&stats);
-    return stats;
-}
-
 /* Makes objects, which live, until a collection has run by itself; returns how many that took. */
 static size_t objects_until_collection(size_t at_most)
 {

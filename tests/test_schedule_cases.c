@@ -40,14 +40,6 @@ static void begin(void)
     memset(&sum, 0, sizeof sum);
 }
 
-static ouro_gc_stats stats_now(void)
-{
-    ouro_gc_stats stats;
-
-    ouro_gc_get_stats(&stats);
-    return stats;
-}
-
 /* Cyclic garbage, with a safepoint after each. Returns how many objects there were at most. */
 static size_t make_garbage(size_t pairs)
 {
@@ -261,68 +253,6 @@ Test(schedule_cases, two_threads_that_make_garbage)
 }
 
 /* --- memory that is not seen ---------------------------------------------------------------------------------- */
-
-static size_t told;
-
-static void tell(size_t used, size_t limit, void *argument)
-{
-    (void)used, (void)limit, (void)argument;
-    told++;
-}
-
-struct holder {
-    ouro_header ouro;
-    struct holder *next;
-    bool finalized;
-};
-
-static void holder_finalize(void *self)
-{
-    struct holder *holder = self;
-
-    holder->finalized = true;
-}
-
-static void holder_destroy(void *self)
-{
-    struct holder *holder = self;
-
-    CHECK(holder->finalized);
-    ouro_adjust_external_bytes(-(1 << 20));
-}
-
-/* What waits for its finalizer is not held by the program: these run before it is told. */
-Test(schedule_cases, finalizers_come_before_pressure)
-{
-    static const uint16_t fields[] = {OURO_FIELD(struct holder, next)};
-    const ouro_type *type;
-
-    cr_assert_eq(ouro_type_register(&(ouro_type_spec){.name = "holder",
-                                                      .size = sizeof(struct holder),
-                                                      .fields = fields,
-                                                      .field_count = 1,
-                                                      .finalize = holder_finalize,
-                                                      .destroy = holder_destroy},
-                                    &type),
-                 OURO_OK);
-    cr_assert_eq(ouro_gc_set_soft_limit(8 << 20, tell, NULL), OURO_OK);
-    ouro_gc_set_threshold(1000000, 1000000);
-    ouro_gc_enable();
-    for (int i = 0; i < 100; i++) {
-        struct holder *holder = ouro_new(type);
-
-        cr_assert(holder);
-        ouro_adjust_external_bytes(1 << 20);
-        holder->next = ouro_incref(holder);
-        ouro_decref(holder);
-        ouro_safepoint();
-        cr_assert_leq(stats_now().external_bytes, 9u << 20);
-    }
-    cr_assert_eq(told, 0);
-    cr_assert_eq(sum.causes, 1u << OURO_GC_CAUSE_LIMIT);
-    cr_assert_eq(ouro_gc_set_soft_limit(0, NULL, NULL), OURO_OK);
-    ouro_gc_disable();
-}
 
 /* Absurd amounts neither trap nor stay. */
 Test(schedule_cases, absurd_external_bytes)

@@ -398,7 +398,7 @@ static void collect_pressed(struct seat *self)
     collect_claim_release();
     if (schedule_is_pressed() && ouro_finalizer_get_mode() == OURO_FINALIZE_AT_SAFEPOINTS &&
         finalize_all(self, &seen) && schedule_is_pressed()) {
-        if (!turn_try(&claim)) /* who has it sees to that */
+        if (!turn_try(&claim)) /* told at a later safepoint, if it is not enough */
             return;
         collect_all_due(self);
         collect_claim_release();
