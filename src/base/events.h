@@ -29,6 +29,8 @@ enum event {
     EVENT_RESCAN,       /* the collector's mark stack was full: a page is walked again */
     EVENT_COLLECT,      /* a collection */
     EVENT_SLICE,        /* a slice of a deep collection that was not its last */
+    EVENT_PIECES,       /* one that has proved that all of some pieces was garbage */
+    EVENT_PIECES_KEPT,  /* one that has found that some of it was not */
     EVENT_HELP,         /* a stopped thread took part in a pass of the collector */
     EVENT_HELP_LATE,    /* it was woken for that, and the pass was over */
     EVENT_HELP_PIECE,   /* somebody in such a pass left work for the others to take */

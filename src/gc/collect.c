@@ -347,6 +347,8 @@ static struct trial collect(struct seat *self, ouro_gc_cause cause, ouro_gc_kind
     seat_event(self, EVENT_COLLECT);
     if (result.slice && result.under_way)
         seat_event(self, EVENT_SLICE);
+    if (trial.keep == KEEP_GUESSED && trial.members)
+        seat_event(self, trial.garbage < trial.members ? EVENT_PIECES_KEPT : EVENT_PIECES);
     if (OURO_UNLIKELY(debugging & OURO_GC_PRINT_STATS))
         debug_print_stats(&info);
     call_back(self, &info);
