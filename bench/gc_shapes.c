@@ -174,8 +174,11 @@ static double gcbench(void)
 
     if (!array)
         bench_fail("out of memory");
-    for (size_t i = 0; i < ARRAY; i++)
+    for (size_t i = 0; i < ARRAY; i++) {
         array[i] = 1 / (double)(i + 1);
+        if (i % 512 == 0) /* a page: the system may take its time for each */
+            heap_pass();
+    }
     for (unsigned depth = SHALLOWEST; depth <= DEEPEST; depth += 2) {
         size_t size = size_of(depth);
         size_t rounds = scaled(2.0 * (double)size_of(STRETCH) / (double)size);

@@ -371,6 +371,33 @@ Test(schedule_cases, figures_of_bytes)
     ouro_decref(chain);
 }
 
+static void look_at_all_new(void)
+{
+    do
+        collect_kind(OURO_GC_YOUNG);
+    while (last_info.candidates > 0);
+}
+
+/* What has been looked at and is no candidate has settled; no candidate is needed for that. */
+Test(schedule_cases, what_lives_settles_without_candidates)
+{
+    enum { COUNT = 20000 };
+    struct node *chain = chain_new(COUNT), *more;
+
+    collect_kind(OURO_GC_YOUNG);
+    cr_assert_lt(stats_now().settled, COUNT, "some are new");
+    look_at_all_new();
+    cr_assert_eq(stats_now().settled, COUNT);
+    more = chain_new(COUNT);
+    ouro_decref(ouro_incref(chain));
+    look_at_all_new();
+    cr_assert_eq(stats_now().settled, COUNT, "there is a candidate");
+    collect_kind(OURO_GC_DEEP);
+    cr_assert_eq(stats_now().settled, 2 * COUNT);
+    ouro_decref(more);
+    ouro_decref(chain);
+}
+
 static void figures_for_nobody(void)
 {
     ouro_gc_get_stats(NULL);

@@ -96,6 +96,7 @@ typedef struct ouro_gc_stats {
     size_t noted;          /* candidates */
     size_t cut;            /* candidates that wait for a deep collection */
     size_t tracked;        /* tracked objects */
+    size_t settled;        /* of them when nothing was left to look at */
     size_t tracked_bytes;  /* their blocks */
     size_t external_bytes; /* told by ouro_adjust_external_bytes() */
     uint64_t young_ns;     /* an object takes in a stop */

@@ -40,7 +40,7 @@ static int64_t net_bytes;      /* [atomic] new bytes, of tracked objects and ext
 static int64_t live_bytes;     /* [atomic] */
 static int64_t external;       /* [atomic] bytes that the program has told of */
 static int64_t candidates;     /* [atomic] */
-static size_t settled_objects; /* [atomic] what there was when no candidate was left */
+static size_t settled_objects; /* [atomic] what there was when nothing was left to look at */
 static size_t settled_bytes;   /* [atomic] */
 static uint32_t disabled;      /* [atomic] how many times */
 static uint64_t
@@ -290,6 +290,7 @@ void schedule_figures(ouro_gc_stats *stats)
     stats->noted = above_zero(&candidates);
     stats->cut = sets_cut_count();
     stats->tracked = above_zero(&live);
+    stats->settled = load_relaxed(&settled_objects);
     stats->tracked_bytes = above_zero(&live_bytes);
     stats->external_bytes = above_zero(&external);
     stats->young_ns = load_relaxed(&speeds[OURO_GC_YOUNG]);
@@ -382,6 +383,23 @@ static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
     return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
 }
 
+/* All but `fresh` objects have been looked at, and no garbage is among them. */
+static void settle_locked(size_t fresh)
+{
+    size_t objects = above_zero(&live), bytes = used_bytes();
+    size_t left = objects > fresh ? objects - fresh : 0;
+
+    store_relaxed(&settled_objects, left);
+    store_relaxed(&settled_bytes, fresh ? bytes / (objects ? objects : 1) * left : bytes);
+}
+
+/* All that lives has been looked at, and no candidate is among it. */
+static bool nothing_is_left(void)
+{
+    return !sets_has_new() && !sets_has_candidates() && sets_cut_count() == 0 &&
+           !deep_is_under_way();
+}
+
 static void after_young_locked(const struct schedule_result *result)
 {
     unsigned yield = yield_of(result);
@@ -456,14 +474,8 @@ static void after_old_locked(const struct schedule_result *result)
     }
     /* An old one knows nothing of what is new, so it does not say so without need, and not of that. */
     if (result->kind != OURO_GC_OLD ||
-        (result->cleared && sets_cut_count() == 0 && !sets_has_new() && has_grown())) {
-        size_t objects = above_zero(&live), bytes = used_bytes();
-        size_t fresh = result->kind == OURO_GC_OLD ? above_zero(&net) : 0;
-        size_t left = objects > fresh ? objects - fresh : 0;
-
-        store_relaxed(&settled_objects, left);
-        store_relaxed(&settled_bytes, fresh ? bytes / (objects ? objects : 1) * left : bytes);
-    }
+        (result->cleared && sets_cut_count() == 0 && !sets_has_new() && has_grown()))
+        settle_locked(result->kind == OURO_GC_OLD ? above_zero(&net) : 0);
 }
 
 /* Each kind has its rests; one after the other they could leave the program nothing. So it has as long as the stop took, but after
@@ -499,6 +511,8 @@ void schedule_collected(const struct schedule_result *result)
             above_zero(&candidates))
             store_relaxed(&draining, true);
         store_relaxed(&net_bytes, (int64_t)0);
+        if (nothing_is_left())
+            settle_locked(above_zero(&net));
         if (result->automatic)
             after_young_locked(result);
     } else {
