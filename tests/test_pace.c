@@ -437,6 +437,25 @@ Test(pace, no_rest_while_garbage_piles_up)
 }
 
 /* The callback of a thread that collects: lets go of that when the other one has had its time. */
+/* A long rest after one that found nothing ends when the heap has doubled. */
+Test(pace, a_rest_ends_when_much_is_made)
+{
+    enum { COUNT = SCALE_MEMORY(300000, 60000) };
+    struct node *chain = chain_new(COUNT);
+    size_t most = 2 * COUNT + 50000 + 1000;
+
+    cr_assert_eq(ouro_gc_set_pause_budget(UINT64_C(1) << 40), OURO_OK);
+    ouro_gc_enable();
+    ouro_safepoint();
+    cr_assert_eq(sum.of_kind[OURO_GC_YOUNG], 1);
+    cr_assert_geq(stats_now().settled, COUNT);
+    for (forget(); sum.stops == 0 && live_objects() < most;)
+        make_pairs(100);
+    cr_assert_gt(sum.stops, 0, "%zu objects", live_objects());
+    ouro_gc_disable();
+    ouro_decref(chain);
+}
+
 static struct gate holding, let_go;
 
 static void hold_up(const ouro_gc_info *info, void *argument)

@@ -164,8 +164,10 @@ static bool is_due(ouro_gc_kind *kind, bool now_only)
     uint64_t earliest = UINT64_MAX;
     for (int i = 0; i < 3; i++) {
         uint64_t since = load_relaxed(&not_before[i]);
+        /* A long rest is for a heap that grows no more; it may have begun to since. */
+        bool rested = now >= since || (i < OURO_GC_DEEP && has_grown());
 
-        if (wanted[i] && now >= since && since < earliest) {
+        if (wanted[i] && rested && since < earliest) {
             earliest = since;
             *kind = (ouro_gc_kind)i;
         }
