@@ -139,7 +139,7 @@ static void walk(struct node **place, struct random *random)
     }
 }
 
-/* No reference is counted: each leaves one slot for another, and is nowhere else meanwhile but with this thread. */
+/* Each reference leaves one slot for another, and is nowhere else meanwhile but with this thread. */
 static void move(struct node *from, struct node *to, struct random *random)
 {
     struct node *moved = take(one_in(random, 8) ? &from->next : &from->other, NULL);
@@ -308,6 +308,8 @@ static void script(struct random *random)
     for (unsigned i = 0; i < HERD; i++)
         put(&w->herd[i], ring_new(random));
     settle();
+    w->weak[0] = ouro_weakref_new(w->herd[0]);
+    CHECK(w->weak[0], "memory is out");
     drop_all_rings(w);
     ouro_gc_set_every(1);
     for (unsigned i = 0; i < 1000 && event_total(EVENT_PIECES) == 0; i++)

@@ -406,6 +406,26 @@ Test(schedule_cases, what_lives_settles_without_candidates)
     ouro_decref(chain);
 }
 
+/* It follows a heap that shrinks, though there are candidates. What has died is seen when its pages are used again. */
+Test(schedule_cases, what_has_settled_shrinks)
+{
+    enum { COUNT = 20000, MUCH = 100000 };
+    struct node *chain = chain_new(COUNT), *more = chain_new(MUCH);
+
+    collect_kind(OURO_GC_DEEP);
+    cr_assert(has_settled(COUNT + MUCH));
+    ouro_decref(more);
+    for (int i = 0; i < 100; i++) {
+        ouro_decref(chain_new(2000));
+        ouro_safepoint();
+    }
+    ouro_decref(ouro_incref(chain));
+    collect_kind(OURO_GC_YOUNG);
+    cr_assert_lt(stats_now().settled, COUNT + MUCH / 2, "%zu", stats_now().settled);
+    cr_assert_geq(stats_now().settled, COUNT);
+    ouro_decref(chain);
+}
+
 static void figures_for_nobody(void)
 {
     ouro_gc_get_stats(NULL);

@@ -26,7 +26,7 @@ typedef enum ouro_gc_cause {
     OURO_GC_CAUSE_LEFT,    /* young: the last one left new objects over, to keep to the budget */
     OURO_GC_CAUSE_CANDIDATES, /* old: there are many, or many bytes are held and young ones find little */
     OURO_GC_CAUSE_CUT,        /* deep: many candidates reach more than old ones look at */
-    OURO_GC_CAUSE_GROWTH, /* old, deep: there is twice as much as when they were last through */
+    OURO_GC_CAUSE_GROWTH, /* old, deep: there is twice as much as when nothing was left to look at */
     OURO_GC_CAUSE_SLICE,  /* deep: the next slice of one under way */
     OURO_GC_CAUSE_LIMIT,  /* memory is over the soft limit */
     OURO_GC_CAUSE_EVERY,  /* ouro_gc_set_every() */

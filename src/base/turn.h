@@ -37,7 +37,7 @@ static inline void turn_take(turn *t)
         os_futex_wait(&t->state, TURN_AWAITED, 0);
 }
 
-/* Waits until it is free or has gone to another, at most so long (0: no limit), and does not take it. */
+/* Waits until it is free, at most so long (0: no limit), and does not take it. */
 static inline void turn_await(turn *t, uint64_t most_ns)
 {
     uint32_t state = TURN_TAKEN;

@@ -10,7 +10,7 @@
  *    old     when there are more candidates than the threshold, and more than a share of the objects that live.  Then stop after
  *            stop, with pauses in between, until few are left.
  *    deep    when as many have been cut as it takes for an old one; when some have, and there are twice as many objects
- *            or bytes as when the candidates were last through with, since large garbage may have a single candidate;
+ *            or bytes as when nothing was left to look at, since large garbage may have a single candidate;
  *            or when memory is over the soft limit
  *
  * One stop looks at as many objects as fit into the pause budget, by the speed measured last.
@@ -385,14 +385,24 @@ static uint64_t rest_after(unsigned yield, uint64_t pause_ns)
     return pause_ns * (how == OURO_GC_THROUGHPUT ? times / 2 : times);
 }
 
-/* All but `fresh` objects have been looked at, and no garbage is among them. */
+/* All but `fresh` objects, and the new bytes, have been looked at, and no garbage is among them. */
 static void settle_locked(size_t fresh)
 {
-    size_t objects = above_zero(&live), bytes = used_bytes();
-    size_t left = objects > fresh ? objects - fresh : 0;
+    size_t objects = above_zero(&live), bytes = used_bytes(), new_bytes = above_zero(&net_bytes);
 
-    store_relaxed(&settled_objects, left);
-    store_relaxed(&settled_bytes, fresh ? bytes / (objects ? objects : 1) * left : bytes);
+    store_relaxed(&settled_objects, objects > fresh ? objects - fresh : 0);
+    store_relaxed(&settled_bytes, bytes > new_bytes ? bytes - new_bytes : 0);
+}
+
+/* It follows the heap down, though there may be candidates: else it is of a peak that is long over. */
+static void unsettle_locked(void)
+{
+    size_t objects = above_zero(&live), bytes = used_bytes();
+
+    if (objects < load_relaxed(&settled_objects))
+        store_relaxed(&settled_objects, objects);
+    if (bytes < load_relaxed(&settled_bytes))
+        store_relaxed(&settled_bytes, bytes);
 }
 
 /* All that lives has been looked at, and no candidate is among it. */
@@ -522,6 +532,7 @@ void schedule_collected(const struct schedule_result *result)
             store_relaxed(&net_bytes, (int64_t)0);
         after_old_locked(result);
     }
+    unsettle_locked();
     rest_after_all(result);
     mutex_unlock(&settings);
 }
