@@ -394,7 +394,7 @@ static void settle_locked(size_t fresh)
     store_relaxed(&settled_bytes, bytes > new_bytes ? bytes - new_bytes : 0);
 }
 
-/* It follows the heap down, though there may be candidates: else it is of a peak that is long over. */
+/* After any collection: it follows the heap down, though there may be candidates; else it is of a peak that is long over. */
 static void unsettle_locked(void)
 {
     size_t objects = above_zero(&live), bytes = used_bytes();
@@ -460,9 +460,8 @@ static void after_slice_locked(const struct schedule_result *result)
     if (result->under_way)
         return;
     store_relaxed(&deep_due, false);
-    size_t objects = above_zero(&live), bytes = used_bytes();
-    store_relaxed(&settled_objects, objects_when_begun < objects ? objects_when_begun : objects);
-    store_relaxed(&settled_bytes, bytes_when_begun < bytes ? bytes_when_begun : bytes);
+    store_relaxed(&settled_objects, objects_when_begun);
+    store_relaxed(&settled_bytes, bytes_when_begun);
 }
 
 static void after_old_locked(const struct schedule_result *result)
